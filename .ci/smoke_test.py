@@ -1,0 +1,94 @@
+"""What a user of the installed wheel does first; run from a folder outside the checkout.
+
+Usage: python smoke_test.py CHECKOUT, where CHECKOUT is the folder that must not be imported from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+# Read once, when huggingface_hub is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+import sam_variants
+
+BOX = (172, 18, 410, 308)
+
+
+def check(condition: bool, message: str) -> None:
+    """Exit with the message unless the condition holds."""
+    if not condition:
+        sys.exit(f"smoke test: {message}")
+
+
+def check_installation(checkout: Path) -> Path:
+    """The package comes from site-packages with its data; returns the bundled photo."""
+    package = Path(sam_variants.__file__).resolve().parent
+    check(not package.is_relative_to(checkout), f"sam_variants was imported from the checkout: {package}")
+    check(version("sam-variants") != "", "the distribution has no version")
+    missing = [name for name in sam_variants.__all__ if not hasattr(sam_variants, name)]
+    check(not missing, f"names in __all__ that do not exist: {missing}")
+    photo = Path(str(files("sam_variants.hub_scripts") / "photos" / "coffee.jpg"))
+    checkpoint = Path(sam_variants.default_checkpoint())
+    for path in (package / "py.typed", photo, checkpoint / "config.json"):
+        check(path.is_file(), f"{path.name} is not in the wheel")
+    check(any(checkpoint.glob("*.safetensors")), "the embedded checkpoint has no weights")
+    return photo
+
+
+def check_model(photo: Path) -> None:
+    """The embedded checkpoint segments the photo through the Auto classes."""
+    checkpoint = sam_variants.default_checkpoint()
+    model = AutoModel.from_pretrained(checkpoint).eval()
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    image = Image.open(photo).convert("RGB")
+    inputs = processor(images=image, input_boxes=[[list(BOX)]], return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs, multimask_output=False)
+    sizes = inputs["original_sizes"], inputs.get("reshaped_input_sizes")
+    masks = processor.post_process_masks(outputs.pred_masks, *sizes)
+    check(tuple(masks[0].shape[-2:]) == (image.height, image.width), f"mask of the wrong size: {masks[0].shape}")
+    check(bool(masks[0].any()), "the mask of the box is empty")
+    check(bool(outputs.iou_scores.isfinite().all()), "the scores are not finite")
+
+
+def check_command(photo: Path) -> None:
+    """`sam-variants segment` writes pictures and JSON, and fails without a traceback."""
+    command = Path(sys.executable).parent / "sam-variants"
+    with tempfile.TemporaryDirectory() as folder:
+        box = ",".join(str(value) for value in BOX)
+        subprocess.run([command, "segment", photo, "--box", box, "--out", folder], check=True, timeout=300)
+        written = [path for path in Path(folder).rglob("*") if path.is_file()]
+        pictures = [path for path in written if path.suffix == ".png"]
+        check(bool(pictures), f"no PNG among {[path.name for path in written]}")
+        for path in pictures:
+            Image.open(path).load()
+        check(any(path.suffix == ".json" for path in written), "no COCO JSON was written")
+        for path in written:
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+    refused = subprocess.run([command, "segment", "no-such-photo.jpg"], capture_output=True, text=True, timeout=300)
+    check(refused.returncode != 0, "a missing photo is not an error")
+    check("Traceback" not in refused.stderr + refused.stdout, "a missing photo ends in a traceback")
+
+
+def main() -> None:
+    photo = check_installation(Path(sys.argv[1]).resolve())
+    check_model(photo)
+    check_command(photo)
+    print("smoke test passed")
+
+
+if __name__ == "__main__":
+    main()

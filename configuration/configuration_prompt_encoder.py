@@ -1,0 +1,50 @@
+"""Configuration of the prompt encoder."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+
+@strict
+class PromptEncoderConfig(PreTrainedConfig):
+    """Configuration of `PromptEncoder`.
+
+    Args:
+        embed_dim: width of the prompt embeddings.
+        image_embedding_size: side of the image embedding in cells.
+        input_image_size: side of the model's square input in pixels.
+        mask_in_chans: hidden channels of the mask prompt's convolutions.
+        positional_scale: scale of the random Fourier features (drawn at construction, then loaded with the weights).
+        hidden_act: activation of the mask prompt's convolutions.
+        layer_norm_eps: epsilon of its layer norms.
+        initializer_range: standard deviation of the normal initialisation.
+    """
+
+    base_config_key = "prompt_encoder_config"
+    model_type = "sam_variants_prompt_encoder"
+    attribute_map = {"hidden_size": "embed_dim"}
+
+    embed_dim: int = 256
+    image_embedding_size: int = 64
+    input_image_size: int = 1024
+    mask_in_chans: int = 16
+    positional_scale: float | int = 1.0
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs) -> None:
+        if self.embed_dim % 2:
+            raise ValueError(f"embed_dim={self.embed_dim} must be even: half sine, half cosine")
+        if self.mask_in_chans % 4:
+            raise ValueError(f"mask_in_chans={self.mask_in_chans} must be a multiple of 4")
+        super().__post_init__(**kwargs)
+
+    @property
+    def mask_input_size(self) -> int:
+        """Side of a mask prompt in cells: four per cell of the image embedding."""
+        return 4 * self.image_embedding_size
+
+
+AutoConfig.register(PromptEncoderConfig.model_type, PromptEncoderConfig, exist_ok=True)

@@ -1,0 +1,128 @@
+"""The command `sam-variants`: its subcommands by name, and every error in one line.
+
+A subcommand's module is imported when it is called, so that `--help` lists all of them without importing any.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+# Name → one line for the list. The function of that name lies in the module of that name in this package.
+COMMANDS = {
+    "segment": "Segment objects in an image from points and boxes.",
+    "train": "Train on synthetic scenes.",
+    "evaluate": "Measure how good a checkpoint's masks are.",
+}
+EXPECTED_ERRORS = (ValueError, TypeError, OSError)
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are placeholders until one is called, and which reports errors in one line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, placeholder, rest = super().resolve_command(ctx, args)
+        return name, placeholder if name is None else load_command(name), rest
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        given = sys.argv[1:] if args is None else list(args)
+        debug = "--debug" in given
+        rest = [arg for arg in given if arg != "--debug"]
+        try:
+            result = super().main(rest, prog_name, complete_var, standalone_mode=False, **extra)
+        except typer.Abort:
+            typer.echo("sam-variants: aborted", err=True)
+            sys.exit(1)
+        except Exception as error:
+            if debug or not standalone_mode:
+                raise
+            typer.echo(one_line(error), err=True)
+            sys.exit(getattr(error, "exit_code", 1))
+        if standalone_mode:
+            sys.exit(result if isinstance(result, int) else 0)
+        return result
+
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def load_command(name: str) -> Any:
+    """Import a subcommand.
+
+    Raises:
+        ValueError: when it needs a package that is not installed.
+    """
+    try:
+        module = importlib.import_module(f"sam_variants.hub_scripts.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "sam_variants").startswith("sam_variants"):
+            raise
+        raise ValueError(
+            f"{name} needs {error.name}, which is not installed: pip install 'sam-variants[train]'"
+        ) from error
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    single.command(name)(getattr(module, name))
+    return typer.main.get_command(single)
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, for the command's user.
+
+    Args:
+        error: a usage error of typer (it knows its command), an error that a message explains, or an unexpected one.
+    """
+    if hasattr(error, "format_message"):
+        command = getattr(getattr(error, "ctx", None), "command_path", "sam-variants")
+        return f"{command}: {' '.join(error.format_message().split())} ({command} --help shows how to call it)"
+    message = " ".join(str(error).split())
+    if isinstance(error, EXPECTED_ERRORS) and message:
+        return f"sam-variants: {message}"
+    return f"sam-variants: unexpected {type(error).__name__}: {message} (--debug shows where)"
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sam-variants {importlib.metadata.version('sam-variants')}")
+        raise typer.Exit
+
+
+@app.callback()
+def describe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")
+    ] = False,
+) -> None:
+    """Segment Anything on the command line. Every command explains itself with --help."""
+
+
+def placeholder() -> None:
+    """Stands for a subcommand in the list."""
+
+
+for _name, _help in COMMANDS.items():
+    app.command(_name, help=_help)(placeholder)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""`sam-variants segment`: an image and its prompts in; masks, pictures and COCO annotations out."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlparse
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoProcessor
+from transformers.utils import logging
+
+from sam_variants.checkpoint_layouts.load_checkpoint import config_beside, load_checkpoint
+from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
+from sam_variants.default_checkpoint import default_checkpoint
+from sam_variants.hub_scripts.prompt_options import check_inside, check_prompts, read_boxes, read_points
+from sam_variants.modeling_sam_variants import SamVariantsModel
+from sam_variants.pipelines import PromptableSegmentationPipeline
+from sam_variants.processing.image_loading import URL_PREFIXES, rgb_array
+from sam_variants.processing.processor_for import processor_for
+from sam_variants.results import Masks
+
+PROCESSOR_FILE = "processor_config.json"
+
+
+def segment(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file or http(s) URL.")],
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--point",
+            metavar="X,Y[,LABEL]",
+            help="A point on the object (label 1, the default) or off it (0). All points describe one object.",
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option("--box", metavar="X1,Y1,X2,Y2", help="A box around an object. Every box is an object of its own."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path("segmented"),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="CHECKPOINT",
+            help="Checkpoint: a folder, a Hub repository, or an official .pth, .pt or .safetensors file.",
+            show_default="the embedded checkpoint",
+        ),
+    ] = None,
+    multimask: Annotated[
+        bool, typer.Option("--multimask", help="Keep all three candidates of every object, best first.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, …", show_default="a GPU where there is one"
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size", metavar="PIXELS", help="Another input size of the model.", show_default="the model's own"
+        ),
+    ] = None,
+) -> None:
+    """Segment objects in an image from points and boxes.
+
+    Coordinates are pixels of the image, x to the right and y down. All --point together describe one object, with the
+    box if there is exactly one; several boxes are several objects and go without points.
+
+    \b
+    sam-variants segment photo.jpg --point 320,240
+    sam-variants segment photo.jpg --point 320,240 --point 100,80,0
+    sam-variants segment photo.jpg --box 172,18,410,308 --point 200,40,0
+    sam-variants segment photo.jpg --box 172,18,410,308 --box 20,30,90,120
+
+    Written into --out, for photo.jpg: photo_overlay.png, photo_label_map.png (0 is background, 1 the first mask),
+    photo_cutout.png, photo_mask_1.png and so on, and photo.coco.json.
+    """
+    (points, labels), boxes = read_points(point or []), read_boxes(box or [])
+    check_prompts(points, boxes)
+    console, clock = Console(stderr=True), Clock()
+    with clock.step("read the image", console):
+        pixels = read_image(image)
+        check_inside(points, boxes, width=pixels.shape[1], height=pixels.shape[0])
+        make_folder(out)
+    with clock.step("load the model", console):
+        pipe = load_pipeline(model, device, image_size)
+    with clock.step("segment", console):
+        prompts = {"points": [points] if points else None, "labels": [labels] if points else None}
+        masks = pipe(pixels, boxes=boxes or None, multimask=multimask, **prompts)
+    with clock.step("write", console):
+        files = write_results(masks, pixels, out, image)
+    report = describe(masks, files) | {
+        "image": image,
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+        "model": model or "embedded",
+        "device": str(pipe.device),
+        "seconds": clock.seconds,
+    }
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        print_summary(report)
+
+
+@dataclass
+class Clock:
+    """How long each step took.
+
+    Attributes:
+        seconds: by the step's name.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, console: Console) -> Iterator[None]:
+        """Time a step, with a spinner when the console is a terminal."""
+        start = time.perf_counter()
+        with console.status(f"{name} …"):
+            yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def read_image(source: str) -> np.ndarray:
+    """An image file or URL as H×W×3 uint8, upright.
+
+    Raises:
+        ValueError: when there is no such file or it is no readable image.
+    """
+    if not source.startswith(URL_PREFIXES):
+        if Path(source).is_dir():
+            raise ValueError(f"{source!r} is a folder; give one image file")
+        if not Path(source).is_file():
+            raise ValueError(f"there is no image file {source!r}")
+    try:
+        return rgb_array(source)
+    except ValueError as error:
+        raise ValueError(str(error) if source in str(error) else f"{source!r}: {error}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for the results; raises ValueError when that can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {str(folder)!r} can't be made: {error.strerror or error}") from error
+
+
+def load_pipeline(source: str | None, device: str | None, image_size: int | None) -> PromptableSegmentationPipeline:
+    """The pipeline for a checkpoint of any layout.
+
+    Args:
+        source: what `load_checkpoint` takes; None is the embedded checkpoint.
+        device: name of a torch device, or None for the best there is.
+        image_size: side of the model's input in pixels, or None for its own.
+
+    Raises:
+        ValueError, OSError: for a checkpoint, size or device that can't be used.
+    """
+    logging.disable_progress_bar()
+    path = str(default_checkpoint()) if source is None else source
+    model = load_checkpoint(path)
+    if not isinstance(model, SamVariantsModel):
+        raise ValueError(f"--model {path!r} holds a {type(model).__name__} alone, not a whole model")
+    if image_size is not None:
+        config = copy.deepcopy(model.config)
+        config.image_size = image_size
+        model = SamVariantsModel.from_pretrained(None, config=config, state_dict=model.state_dict(), dtype=model.dtype)
+    processor = processor_for(model)
+    if (Path(path) / PROCESSOR_FILE).is_file() and config_beside(Path(path))[
+        "model_type"
+    ] == SamVariantsConfig.model_type:
+        processor = AutoProcessor.from_pretrained(path, image_size=model.config.image_size)
+    try:
+        return PromptableSegmentationPipeline(model=model.fuse(), processor=processor, device=device)
+    except (RuntimeError, AssertionError) as error:
+        if device is None:
+            raise
+        raise ValueError(f"--device {device} can't be used: {error}") from error
+
+
+def write_results(masks: Masks, pixels: np.ndarray, out: Path, source: str) -> dict[str, Any]:
+    """Write everything that is known about the masks.
+
+    Args:
+        masks: of the image.
+        pixels: H×W×3 uint8.
+        out: an existing folder.
+        source: the image's path or URL, whose stem names the files.
+
+    Returns:
+        Path of each file: `overlay`, `label_map`, `cutout`, `coco`, and the list `masks`.
+
+    Raises:
+        OSError: when a file can't be written.
+    """
+    name = Path(urlparse(source).path if source.startswith(URL_PREFIXES) else source).name
+    stem = Path(name).stem or "image"
+    files: dict[str, Any] = {key: str(out / f"{stem}_{key}.png") for key in ("overlay", "label_map", "cutout")}
+    files |= {"coco": str(out / f"{stem}.coco.json"), "masks": []}
+    masks.overlay(pixels).save(files["overlay"])
+    masks.save_png(files["label_map"])
+    masks.cutout(pixels).save(files["cutout"])
+    for number, mask in enumerate(masks.data.numpy(), start=1):
+        files["masks"].append(str(out / f"{stem}_mask_{number}.png"))
+        Image.fromarray(mask.astype(np.uint8) * 255).save(files["masks"][-1])
+    height, width = masks.size
+    coco = {
+        "images": [{"id": 1, "file_name": name, "width": width, "height": height}],
+        "annotations": masks.to_coco(image_id=1),
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    Path(files["coco"]).write_text(json.dumps(coco), encoding="utf-8")
+    return files
+
+
+def describe(masks: Masks, files: dict[str, Any]) -> dict[str, Any]:
+    """`masks` with score, area, box (xyxy) and file of each, and `files` for the rest; ready for JSON."""
+    columns = zip(masks.scores.tolist(), masks.areas.tolist(), masks.boxes.tolist(), files["masks"], strict=True)
+    keys = ("score", "area", "box", "file")
+    return {
+        "masks": [dict(zip(keys, values, strict=True)) for values in columns],
+        "files": {name: path for name, path in files.items() if name != "masks"},
+    }
+
+
+def print_summary(report: dict[str, Any]) -> None:
+    """Tell a person what came out and where it lies."""
+    table = Table("mask", "score", "area", "box", title=f"{report['image']}, {report['width']}×{report['height']}")
+    for number, mask in enumerate(report["masks"], start=1):
+        box = ", ".join(str(side) for side in mask["box"])
+        table.add_row(str(number), f"{mask['score']:.3f}", f"{mask['area']} px", box)
+    Console().print(table)
+    for path in (*report["files"].values(), *(mask["file"] for mask in report["masks"])):
+        typer.echo(path)
+    typer.echo(", ".join(f"{name} {seconds:.2f} s" for name, seconds in report["seconds"].items()))

@@ -1,0 +1,184 @@
+"""`load_checkpoint`: one call from any checkpoint of the family to a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from sam_variants.checkpoint_layouts.detect_preset import detect_config
+from sam_variants.checkpoint_layouts.layout_table import LAYOUTS, layout_of, layout_of_model_type
+from sam_variants.checkpoint_layouts.read_checkpoint import (
+    WEIGHT_SUFFIXES,
+    WHOLE_NAMES,
+    read_checkpoint,
+    read_json,
+    read_weights_folder,
+)
+from sam_variants.checkpoint_layouts.renames import shorten
+from sam_variants.configuration.presets import config_for
+
+OWN_MODEL_TYPE = "sam_variants"
+REPO_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+
+HUB_REASONS: dict[type[Exception], str] = {
+    LocalEntryNotFoundError: "there is no network (or HF_HUB_OFFLINE is set), and it was not downloaded before",
+    OfflineModeIsEnabled: "HF_HUB_OFFLINE is set, and it was not downloaded before",
+    GatedRepoError: "it is gated; ask for access on its page and log in with `hf auth login`",
+    RepositoryNotFoundError: "it does not exist, or it is private and needs `hf auth login`",
+    EntryNotFoundError: "it has no such file",
+}
+
+
+def load_checkpoint(path_or_repo: str | PathLike[str], preset: str | PreTrainedConfig | None = None) -> PreTrainedModel:
+    """Load weights of any layout of the family as one of our models, completely or not at all.
+
+    Args:
+        path_or_repo: a file (`.pt`, `.pth`, `.safetensors`: SAM or MobileSAM, also fine-tuned ones, wrapped or with
+            prefixes; transformers' names), a folder (transformers' `SamModel` or ours), a Hub repository
+            (`"facebook/sam-vit-base"`), or a file in one (`"owner/name/file.pth"`).
+        preset: name in `PRESETS`, or a configuration, of the architecture. By default it comes from config.json beside
+            the weights, else from their names and shapes.
+
+    Returns:
+        The model in evaluation mode, on the CPU, in the dtype of the weights.
+
+    Raises:
+        FileNotFoundError: when a file does not exist.
+        OSError: when a Hub repository cannot be read.
+        ValueError: when the content is no checkpoint, holds code, or does not fit the configuration key by key.
+    """
+    config = config_for(preset) if isinstance(preset, str) else preset
+    if config is not None and not isinstance(config, PreTrainedConfig):
+        raise TypeError(f"preset must be a preset's name or a configuration, got {type(preset).__name__}")
+    path, source = find_locally(path_or_repo)
+    values = config_beside(path)
+    is_ours = str(values.get("model_type", "")).startswith(OWN_MODEL_TYPE)
+    if values and config is None:
+        config = AutoConfig.for_model(**values) if is_ours else foreign_config(values, source)
+    tensors = read_weights_folder(path) if path.is_dir() else read_checkpoint(path)
+    if not is_ours:
+        tensors = layout_of(tensors, source).table.to_ours(tensors)
+    if config is None:
+        config = detect_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
+    return build_model(config, tensors, source)
+
+
+def config_beside(path: Path) -> dict[str, Any]:
+    """The content of the config.json that belongs to a weights folder or file; empty without one."""
+    belongs = path.is_dir() or path.name in WHOLE_NAMES
+    config_path = (path if path.is_dir() else path.parent) / "config.json"
+    return read_json(config_path) if belongs and config_path.is_file() else {}
+
+
+def foreign_config(values: dict[str, Any], source: str) -> PreTrainedConfig | None:
+    """Our configuration from a foreign config.json; None when it is left to the shapes."""
+    layout = layout_of_model_type(values.get("model_type"), f"config.json of {source}")
+    return None if layout.config_from is None else layout.config_from(values)
+
+
+def export_state_dict(model: PreTrainedModel, layout: str) -> dict[str, Tensor]:
+    """A model's weights under the names of a foreign layout.
+
+    Args:
+        model: a model whose architecture the layout holds.
+        layout: name in `LAYOUTS`.
+
+    Returns:
+        Foreign name → tensor, sharing memory with the model.
+
+    Raises:
+        ValueError: for an unknown layout, or one that cannot hold this model's keys.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[layout].table.to_theirs(model.state_dict())
+
+
+def build_model(config: PreTrainedConfig, tensors: Mapping[str, Tensor], source: str) -> PreTrainedModel:
+    """A model with exactly these weights.
+
+    Args:
+        config: its configuration.
+        tensors: our name → tensor, for every parameter and persistent buffer.
+        source: where they come from, for messages.
+
+    Raises:
+        ValueError: when a key is missing, unexpected or of another shape, listing them.
+    """
+    with torch.device("meta"):
+        blank = AutoModel.from_config(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in blank.state_dict().items()}
+    check_fit(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
+    # Copies, because the tensors may be mapped from the file, and a later save over it would change the model.
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    dtype = floating.pop() if len(floating) == 1 else torch.float32
+    return type(blank).from_pretrained(None, config=config, state_dict=copies, dtype=dtype).eval()
+
+
+def check_fit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Raise unless both have the same names with the same shapes."""
+    shapes = [
+        f"{name} is {found[name]} instead of {expected[name]}"
+        for name in expected.keys() & found.keys()
+        if found[name] != expected[name]
+    ]
+    problems = {
+        "missing": [f"{name} {expected[name]}" for name in expected.keys() - found.keys()],
+        "unexpected": [f"{name} {found[name]}" for name in found.keys() - expected.keys()],
+        "of another shape": shapes,
+    }
+    told = [f"{len(names)} {problem}: {shorten(names)}" for problem, names in problems.items() if names]
+    if told:
+        raise ValueError(f"{source} does not fit the configuration, nothing was loaded; keys {'; '.join(told)}")
+
+
+def find_locally(path_or_repo: str | PathLike[str]) -> tuple[Path, str]:
+    """The file or folder on this machine, downloaded when it is a Hub repository, and what to call it in messages."""
+    name = str(path_or_repo)
+    path = Path(path_or_repo).expanduser()
+    if path.exists():
+        return path, repr(name)
+    parts = name.split("/")
+    in_repo = len(parts) > 2 and name.endswith(WEIGHT_SUFFIXES)
+    is_repo_name = len(parts) == 2 and not name.endswith(WEIGHT_SUFFIXES)
+    if not (in_repo or is_repo_name) or not re.fullmatch(r"[\w.-]+", parts[0]) or parts[0] in (".", ".."):
+        raise FileNotFoundError(f"there is no checkpoint file or folder {name!r}")
+    try:
+        if in_repo:
+            return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]))), repr(name)
+        return download_repo(name), repr(name)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        known = next((reason for kind, reason in HUB_REASONS.items() if isinstance(error, kind)), None)
+        reason = known or " ".join(str(error).split())
+        raise OSError(f"{name!r} is no local path, and the Hub repository cannot be read: {reason}") from error
+
+
+def download_repo(repo: str) -> Path:
+    """Download a repository's config and weights: safetensors where it has them, else its only other weights file."""
+    folder = Path(snapshot_download(repo, allow_patterns=list(REPO_FILES)))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    files = [name for name in list_repo_files(repo) if name.endswith(WEIGHT_SUFFIXES)]
+    if len(files) != 1:
+        choices = ", ".join(f"{repo}/{name}" for name in files) or "none"
+        raise ValueError(f"the Hub repository {repo!r} must hold one weights file; name one of those it has: {choices}")
+    path = Path(hf_hub_download(repo, files[0]))
+    return path.parent if (path.parent / "config.json").is_file() else path

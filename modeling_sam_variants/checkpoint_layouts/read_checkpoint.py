@@ -1,0 +1,204 @@
+"""Read the tensors of a checkpoint file or folder, without ever running code that it holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sam_variants.checkpoint_layouts.renames import shorten
+
+WRAPPERS = ("model", "state_dict", "model_state_dict")
+PREFIXES = ("module.", "model.", "_orig_mod.")
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WHOLE_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+# Plain data that training scripts put beside the weights: options and NumPy numbers. None of it can run anything.
+NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+PLAIN_DATA: list[Any] = [
+    argparse.Namespace,
+    (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
+]
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the state dict in a file, unwrapped and without the prefixes of wrapper modules.
+
+    Args:
+        path: a `.safetensors` file, or one written by `torch.save` (`.pt`, `.pth`, `.bin`, `.ckpt`) that holds a state
+            dict, alone or under `"model"`, `"state_dict"` or `"model_state_dict"` beside an optimizer's state. The
+            content decides, not the suffix.
+
+    Returns:
+        Name → tensor on the CPU, memory-mapped from the file where its format allows.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is empty, truncated, no checkpoint, or holds code (which is not run).
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint file {str(path)!r}")
+    with path.open("rb") as file:
+        head = file.read(512)
+    refuse_impostors(path, head)
+    content: Any = read_safetensors(path) if looks_like_safetensors(head) else read_torch(path)
+    return strip_prefixes(unwrap(content, path))
+
+
+def read_weights_folder(folder: Path) -> dict[str, Tensor]:
+    """Read a folder's weights: one file, or the shards that an index file names.
+
+    Args:
+        folder: holds `model.safetensors`, a sharded index, or exactly one other weights file.
+
+    Raises:
+        ValueError: when there are no weights, several candidates, or a shard or one of its keys is missing.
+    """
+    for name in WHOLE_NAMES:
+        if (folder / name).is_file():
+            return read_checkpoint(folder / name)
+    for name in INDEX_NAMES:
+        if (folder / name).is_file():
+            return read_shards(folder / name)
+    files = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    if len(files) == 1:
+        return read_checkpoint(files[0])
+    if not files:
+        raise ValueError(f"the folder {str(folder)!r} holds no weights ({', '.join(WEIGHT_SUFFIXES)})")
+    names = ", ".join(path.name for path in files)
+    raise ValueError(f"the folder {str(folder)!r} holds {len(files)} weights files; give the path of one: {names}")
+
+
+def read_shards(index_path: Path) -> dict[str, Tensor]:
+    """Read every shard that a sharded checkpoint's index names, and check that each key is where it says."""
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{str(index_path)!r} has no 'weight_map', so its shards are unknown")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise ValueError(f"{str(index_path)!r} names the shard {name!r}; shards lie beside the index")
+        shard = read_checkpoint(index_path.parent / name)
+        expected = {key for key, shard_name in weight_map.items() if shard_name == name}
+        if set(shard) != expected:
+            raise ValueError(f"shard {name!r} does not hold what its index says: {shorten(set(shard) ^ expected)}")
+        tensors.update(shard)
+    return tensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: when the file is not JSON or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object, found {type(content).__name__}")
+    return content
+
+
+def refuse_impostors(path: Path, head: bytes) -> None:
+    """Raise for the usual things that get saved under a checkpoint's name, judged by the first bytes."""
+    text = head.lstrip().lower()
+    if not head:
+        raise ValueError(f"the checkpoint {str(path)!r} is empty; download it again")
+    if text.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{str(path)!r} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError(
+            f"{str(path)!r} is a web page, not a checkpoint: the download link gave a page; download again"
+        )
+
+
+def looks_like_safetensors(head: bytes) -> bool:
+    """Whether a file begins as safetensors do: the header's length in 8 bytes, then its JSON."""
+    return len(head) > 8 and head[8:9] == b"{"
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, memory-mapped."""
+    try:
+        return load_file(path, device="cpu")
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is a truncated or corrupt safetensors file ({error})") from error
+
+
+def read_torch(path: Path) -> Any:
+    """Read a file written by `torch.save`, refusing everything but tensors and plain data."""
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        refuse_torchscript(path)
+    try:
+        with torch.serialization.safe_globals(PLAIN_DATA):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        if wanted := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{str(path)!r} holds code and was not run: it asks for {wanted[1]}. If you trust it, save the state "
+                "dict alone (`torch.save(model.state_dict(), …)`) and load that."
+            ) from error
+        raise ValueError(
+            f"{str(path)!r} is no checkpoint that can be read without running code it may hold, and none was run"
+        ) from error
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+        raise ValueError(f"{str(path)!r} is not a checkpoint or is truncated ({reason})") from error
+
+
+def refuse_torchscript(path: Path) -> None:
+    """Raise for a TorchScript archive, which is a program and not a state dict."""
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise ValueError(f"{str(path)!r} is a TorchScript archive: it holds code and was not run")
+
+
+def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    """Find the state dict in what a checkpoint file holds.
+
+    Raises:
+        ValueError: when there is none, or when it holds something other than tensors.
+    """
+    while isinstance(content, Mapping):
+        inner = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+        if len(inner) > 1:
+            raise ValueError(f"{str(path)!r} holds several state dicts, under {inner}; save the one you want alone")
+        if not inner:
+            break
+        content = content[inner[0]]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{str(path)!r} holds a {type(content).__name__}, not a state dict")
+    if not any(isinstance(value, Tensor) for value in content.values()):
+        found = shorten(str(key) for key in content) or "nothing"
+        raise ValueError(f"{str(path)!r} holds no state dict at the top or under {', '.join(WRAPPERS)}; found: {found}")
+    others = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others:
+        raise ValueError(f"the state dict in {str(path)!r} holds entries that are no tensors: {shorten(others)}")
+    return dict(content)
+
+
+def strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take off `module.`, `model.` and `_orig_mod.` for as long as every key has the same one."""
+    while True:
+        prefix = next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tensors)), None)
+        if prefix is None:
+            return tensors
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}

@@ -1,0 +1,174 @@
+"""The mask decoder: image embedding and prompts become masks with their predicted quality."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.activations import ACT2CLS
+from transformers.utils.output_capturing import OutputRecorder
+
+from sam_variants.configuration.configuration_mask_decoder import MaskDecoderConfig
+from sam_variants.layers.attention_core import AttentionCore
+from sam_variants.layers.layer_norm_2d import LayerNorm2d
+from sam_variants.layers.mlp import MLP
+from sam_variants.layers.two_way_transformer import TwoWayTransformer
+from sam_variants.pretrained_part import PretrainedPart
+
+
+class MaskDecoder(PretrainedPart):
+    """Predicts masks from an image embedding and prompt embeddings (segment-anything; SAM 2's skip connections).
+
+    Args:
+        config: widths, and whether high-resolution features are used.
+    """
+
+    config: MaskDecoderConfig
+    base_model_prefix = "mask_decoder"
+    main_input_name = "image_embeddings"
+    supports_gradient_checkpointing = False
+    _keys_to_ignore_on_load_unexpected = [r"^image_encoder\.", r"^prompt_encoder\."]
+    _can_record_outputs = {"mask_decoder_attentions": OutputRecorder(AttentionCore, index=1)}
+
+    def __init__(self, config: MaskDecoderConfig) -> None:
+        super().__init__(config)
+        width = config.transformer_dim
+        activation = ACT2CLS[config.hidden_act]
+        self.num_mask_tokens = config.num_multimask_outputs + 1
+        self.transformer = TwoWayTransformer(
+            config.transformer_depth,
+            width,
+            config.transformer_num_heads,
+            config.transformer_mlp_dim,
+            ACT2CLS[config.transformer_act],
+            config.attention_downsample_rate,
+            config.layer_norm_eps,
+        )
+        self.iou_token = nn.Embedding(1, width)
+        self.mask_tokens = nn.Embedding(self.num_mask_tokens, width)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(width, width // 4, kernel_size=2, stride=2),
+            LayerNorm2d(width // 4),
+            activation(),
+            nn.ConvTranspose2d(width // 4, width // 8, kernel_size=2, stride=2),
+            activation(),
+        )
+        if config.high_resolution_channels is not None:
+            finest, coarser = config.high_resolution_channels
+            self.conv_s0 = nn.Conv2d(finest, width // 8, kernel_size=1)
+            self.conv_s1 = nn.Conv2d(coarser, width // 4, kernel_size=1)
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            MLP(width, width, width // 8, 3) for _ in range(self.num_mask_tokens)
+        )
+        self.iou_prediction_head = MLP(width, config.iou_head_hidden_dim, self.num_mask_tokens, config.iou_head_depth)
+        self.post_init()
+
+    def project_high_resolution(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Bring the encoder's maps (finest first) to the widths of the upscaling, once per image."""
+        return [self.conv_s0(features[0]), self.conv_s1(features[1])]
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor | None,
+        dense_prompt_embeddings: Tensor,
+        multimask_output: bool = True,
+        high_resolution_features: Sequence[Tensor] | None = None,
+        token_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict masks for N objects on B images; N is a multiple of B and objects of one image follow each other.
+
+        Args:
+            image_embeddings: B×C×h×w.
+            image_pe: position encoding, 1×C×h×w.
+            sparse_prompt_embeddings: tokens N×K×C, or None.
+            dense_prompt_embeddings: N×C×h×w.
+            multimask_output: the masks for ambiguous prompts instead of the single one.
+            high_resolution_features: what `project_high_resolution` gave, where the configuration has it.
+            token_mask: N×K bool, False for padding tokens.
+
+        Returns:
+            Mask logits N×M×4h×4w and predicted IoU N×M.
+
+        Raises:
+            ValueError: when N is no multiple of B, or the high-resolution features are missing or not expected.
+        """
+        if (high_resolution_features is None) != (self.config.high_resolution_channels is None):
+            wanted = "needs" if high_resolution_features is None else "has no use for"
+            raise ValueError(f"this decoder {wanted} high_resolution_features, see its config.high_resolution_channels")
+        num_images, num_objects = image_embeddings.shape[0], dense_prompt_embeddings.shape[0]
+        if num_objects % num_images:
+            raise ValueError(f"{num_objects} objects cannot be shared out over {num_images} images")
+        masks, iou_scores = self.predict_masks(
+            image_embeddings,
+            image_pe,
+            sparse_prompt_embeddings,
+            dense_prompt_embeddings,
+            high_resolution_features,
+            token_mask,
+        )
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return masks[:, chosen], iou_scores[:, chosen]
+
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor | None,
+        dense_prompt_embeddings: Tensor,
+        high_resolution_features: Sequence[Tensor] | None = None,
+        token_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """All masks of every object, the single one first; arguments and results as in `forward`."""
+        tokens, image_tokens = self._transform(
+            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, token_mask
+        )
+        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
+        size = image_embeddings.shape[-2:]
+        upscaled = self._upscale(image_tokens.transpose(1, 2).unflatten(2, size), high_resolution_features)
+        hyper_in = torch.stack(
+            [mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )
+        masks = (hyper_in @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        return masks, self.iou_prediction_head(tokens[:, 0])
+
+    def _transform(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse: Tensor | None,
+        dense: Tensor,
+        token_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the two-way transformer: output tokens N×T×C (IoU, masks, prompts) and image tokens N×hw×C."""
+        num_objects = dense.shape[0]
+        rows = torch.arange(self.num_mask_tokens, device=dense.device)
+        output_tokens = torch.cat([self.iou_token(rows[:1]), self.mask_tokens(rows)])
+        tokens = output_tokens.expand(num_objects, -1, -1)
+        if sparse is not None:
+            tokens = torch.cat([tokens, sparse.to(tokens.dtype)], dim=1)
+        if token_mask is not None:
+            always = token_mask.new_ones(num_objects, output_tokens.shape[0])
+            token_mask = torch.cat([always, token_mask], dim=1)
+        per_image = num_objects // image_embeddings.shape[0]
+        image = image_embeddings.repeat_interleave(per_image, dim=0) + dense
+        return self.transformer(image, image_pe, tokens, token_mask)
+
+    def _upscale(self, image: Tensor, high_resolution_features: Sequence[Tensor] | None) -> Tensor:
+        """N×C×h×w → N×C/8×4h×4w, with skip connections where there are any."""
+        if high_resolution_features is None:
+            return self.output_upscaling(image)
+        first, norm, activation, second, last_activation = self.output_upscaling
+        finest, coarser = high_resolution_features
+        image = activation(norm(_add_per_image(first(image), coarser)))
+        return last_activation(_add_per_image(second(image), finest))
+
+
+def _add_per_image(x: Tensor, feature: Tensor) -> Tensor:
+    """Add maps of B images to those of N = B·P objects without repeating them."""
+    num_images = feature.shape[0]
+    return (x.unflatten(0, (num_images, -1)) + feature[:, None]).flatten(0, 1)
+
+
+AutoModel.register(MaskDecoderConfig, MaskDecoder, exist_ok=True)

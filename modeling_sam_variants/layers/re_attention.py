@@ -1,0 +1,105 @@
+"""Self-attention of the SAM image encoder, with decomposed relative positions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam_variants.layers.attention_core import AttentionCore
+
+
+def get_rel_pos(size: int, rel_pos: Tensor) -> Tensor:
+    """Look up the embedding of every distance between two tokens along one axis.
+
+    A table learned for another size is resized linearly, as in segment-anything.
+
+    Args:
+        size: tokens along the axis.
+        rel_pos: number of distances×head_dim, the learned table.
+
+    Returns:
+        size×size×head_dim, indexed by query and key.
+    """
+    num_distances = 2 * size - 1
+    if rel_pos.shape[0] != num_distances:
+        rel_pos = F.interpolate(rel_pos.float().T[None], size=num_distances, mode="linear")[0].T.to(rel_pos.dtype)
+    coords = torch.arange(size, device=rel_pos.device)
+    return rel_pos[coords[:, None] - coords[None, :] + size - 1]
+
+
+def decomposed_rel_pos_bias(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, size: tuple[int, int]) -> Tensor:
+    """The attention bias of MViTv2 (https://arxiv.org/abs/2112.01526): a vertical plus a horizontal term.
+
+    Args:
+        query: B×heads×(H·W)×head_dim, not scaled.
+        rel_pos_h: table of vertical distances.
+        rel_pos_w: table of horizontal distances.
+        size: (H, W) in tokens.
+
+    Returns:
+        B×heads×(H·W)×(H·W), to be added to the scaled products of queries and keys.
+    """
+    batch, heads, num_tokens, head_dim = query.shape
+    query_grid = query.reshape(batch, heads, *size, head_dim)
+    bias_h = torch.einsum("bnhwc,hkc->bnhwk", query_grid, get_rel_pos(size[0], rel_pos_h))
+    bias_w = torch.einsum("bnhwc,wkc->bnhwk", query_grid, get_rel_pos(size[1], rel_pos_w))
+    bias = bias_h[..., :, None] + bias_w[..., None, :]
+    return bias.reshape(batch, heads, num_tokens, num_tokens)
+
+
+class REAttention(nn.Module):
+    """Multi-head self-attention on a channels-last map; follows `Attention` of segment-anything's image encoder.
+
+    Different from there: a table that doesn't start at zero is drawn from a truncated normal distribution (the
+    original takes the switch and ignores it).
+
+    Args:
+        dim: channels.
+        num_heads: attention heads; must divide `dim`.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        use_rel_pos: whether a learned relative position bias is added to the attention scores.
+        rel_pos_zero_init: whether the relative position tables start at zero.
+        input_size: (H, W) for which the tables are made; needed with `use_rel_pos`.
+
+    Raises:
+        ValueError: `num_heads` doesn't divide `dim`, or `use_rel_pos` without `input_size`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = True,
+        use_rel_pos: bool = False,
+        rel_pos_zero_init: bool = True,
+        input_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads must be positive and divide dim {dim}, got {num_heads}.")
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.core = AttentionCore()
+        self.use_rel_pos = use_rel_pos
+        if use_rel_pos:
+            if input_size is None:
+                raise ValueError(
+                    "input_size must be given as (height, width) in tokens with use_rel_pos=True, got None."
+                )
+            self.rel_pos_h = nn.Parameter(torch.zeros(2 * input_size[0] - 1, self.head_dim))
+            self.rel_pos_w = nn.Parameter(torch.zeros(2 * input_size[1] - 1, self.head_dim))
+            if not rel_pos_zero_init:
+                nn.init.trunc_normal_(self.rel_pos_h, std=0.02)
+                nn.init.trunc_normal_(self.rel_pos_w, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within a map of any size, B×H×W×dim to B×H×W×dim."""
+        batch, height, width, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, self.head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        bias = None
+        if self.use_rel_pos:
+            bias = decomposed_rel_pos_bias(query, self.rel_pos_h, self.rel_pos_w, (height, width))
+        attended, _ = self.core(query, key, value, mask=bias)
+        return self.proj(attended.transpose(1, 2).reshape(batch, height, width, dim))

@@ -1,0 +1,174 @@
+"""The promptable model: any image encoder with prompt encoder and mask decoder."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForMaskGeneration
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
+from sam_variants.decoders.mask_decoder import MaskDecoder
+from sam_variants.decoders.prompt_encoder import PADDING_COORDINATE, PADDING_LABEL, PromptEncoder
+from sam_variants.encoders.encoder_table import build_image_encoder
+from sam_variants.layers.attention_core import AttentionCore
+from sam_variants.losses import segmentation_loss
+from sam_variants.outputs import ImageEncoderOutput, SamVariantsOutput
+from sam_variants.pretrained_part import PretrainedPart
+from sam_variants.prompt_checks import check_prompts
+
+
+class SamVariantsModel(PretrainedPart):
+    """Segment Anything (Kirillov et al., 2023) and its variants, composed by configuration alone.
+
+    Parameter names are the official ones: `image_encoder.*`, `prompt_encoder.*`, `mask_decoder.*`. A padded prompt
+    gives exactly what it gives alone, because padding takes part in no attention.
+
+    Args:
+        config: the composed configuration; `config_for("mobile-sam")` gives a published one.
+    """
+
+    config: SamVariantsConfig
+    base_model_prefix = ""
+    _no_split_modules = ["TinyViTConvolutionalLayer", "TinyViTTransformerLayer", "ViTLayer", "TwoWayAttentionBlock"]
+    _can_record_outputs = {"mask_decoder_attentions": OutputRecorder(AttentionCore, index=1)}
+
+    def __init__(self, config: SamVariantsConfig) -> None:
+        super().__init__(config)
+        self.image_encoder = build_image_encoder(config.vision_config)
+        self.prompt_encoder = PromptEncoder(config.prompt_encoder_config)
+        self.mask_decoder = MaskDecoder(config.mask_decoder_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.image_encoder.get_input_embeddings()
+
+    def get_image_embeddings(self, pixel_values: Tensor, **kwargs: Any) -> Tensor | list[Tensor]:
+        """Encode images once, for any number of prompts.
+
+        Args:
+            pixel_values: B×3×H×W from the processor.
+
+        Returns:
+            B×C×H/stride×W/stride; for a decoder with skip connections a list of maps, finest first, the embedding last.
+            Pass it to the model as `image_embeddings`.
+        """
+        return self._embeddings_of(self.image_encoder(pixel_values, **kwargs))
+
+    def _embeddings_of(self, encoded: ImageEncoderOutput) -> Tensor | list[Tensor]:
+        if self.config.mask_decoder_config.high_resolution_channels is None:
+            return encoded.last_hidden_state
+        return [*self.mask_decoder.project_high_resolution(encoded.high_resolution_features), encoded.last_hidden_state]
+
+    @capture_outputs
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        input_masks: Tensor | None = None,
+        image_embeddings: Tensor | Sequence[Tensor] | None = None,
+        multimask_output: bool = True,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SamVariantsOutput:
+        """Predict masks for prompts; the processor makes all of these tensors.
+
+        Args:
+            pixel_values: images B×3×H×W; both sides multiples of the encoder's stride.
+            input_points: B×P×N×2, x and y in pixels of the model's input, for P objects with N points each.
+            input_labels: B×P×N: 1 include, 0 exclude, −1 not a point, −10 padding.
+            input_boxes: B×P×4, x1, y1, x2, y2 in pixels of the model's input; −10 four times for no box.
+            input_masks: mask logits B×P×h×w (four cells per cell of the image embedding); all NaN for no mask.
+            image_embeddings: what `get_image_embeddings` returned, instead of `pixel_values`.
+            multimask_output: three masks for an ambiguous prompt, instead of the single one.
+            labels: ground-truth masks B×P×H'×W' over the model's input square; gives `loss`.
+
+        Returns:
+            `SamVariantsOutput`.
+
+        Raises:
+            ValueError: for wrong shapes or values, and for both or neither of images and embeddings.
+        """
+        if (pixel_values is None) == (image_embeddings is None):
+            raise ValueError("pass either pixel_values or image_embeddings")
+        encoded = ImageEncoderOutput()
+        if image_embeddings is None:
+            encoded = self.image_encoder(pixel_values, **kwargs)
+            image_embeddings = self._embeddings_of(encoded)
+        *skips, embedding = [image_embeddings] if isinstance(image_embeddings, Tensor) else list(image_embeddings)
+        self._check_embeddings(skips, embedding)
+        prompts = {
+            "input_points": input_points,
+            "input_labels": input_labels,
+            "input_boxes": input_boxes,
+            "input_masks": input_masks,
+        }
+        num_images = embedding.shape[0]
+        num_objects = check_prompts(prompts, num_images) or 1
+        masks, iou_scores = self._predict(embedding, skips, prompts, num_images * num_objects, multimask_output)
+        pred_masks, iou_scores = (x.unflatten(0, (num_images, num_objects)) for x in (masks, iou_scores))
+        loss = None
+        if labels is not None:
+            loss = segmentation_loss(pred_masks, iou_scores, labels, self._is_object(prompts))
+        return SamVariantsOutput(
+            loss=loss,
+            iou_scores=iou_scores,
+            pred_masks=pred_masks,
+            vision_hidden_states=encoded.hidden_states,
+            vision_attentions=encoded.attentions,
+        )
+
+    def _check_embeddings(self, skips: list[Tensor], embedding: Tensor) -> None:
+        width = self.config.vision_config.out_chans
+        wanted_skips = 0 if self.config.mask_decoder_config.high_resolution_channels is None else 2
+        if len(skips) != wanted_skips or embedding.ndim != 4 or embedding.shape[1] != width:
+            raise ValueError(
+                f"image_embeddings has shape {tuple(embedding.shape)} behind {len(skips)} finer maps, expected "
+                f"batch×{width}×height×width behind {wanted_skips}: pass what get_image_embeddings returned"
+            )
+
+    def _predict(
+        self,
+        embedding: Tensor,
+        skips: list[Tensor],
+        prompts: dict[str, Tensor | None],
+        num_objects: int,
+        multimask_output: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks N×M×h×w and IoU N×M of all objects of all images."""
+        points, point_labels, boxes, masks = (
+            None if prompt is None else prompt.flatten(0, 1) for prompt in prompts.values()
+        )
+        size = (embedding.shape[2], embedding.shape[3])
+        prompt = self.prompt_encoder.encode_objects(
+            points, point_labels, boxes, None if masks is None else masks[:, None], embedding
+        )
+        return self.mask_decoder(
+            embedding,
+            self.prompt_encoder.get_dense_pe(size).to(embedding.dtype),
+            prompt.sparse,
+            prompt.dense.expand(num_objects, -1, -1, -1),
+            multimask_output,
+            high_resolution_features=skips or None,
+            token_mask=prompt.token_mask,
+        )
+
+    @staticmethod
+    def _is_object(prompts: dict[str, Tensor | None]) -> Tensor | None:
+        """B×P bool: which objects have any prompt; None when there are no prompts."""
+        _, labels, boxes, masks = prompts.values()
+        found = []
+        if labels is not None:
+            found.append((labels != PADDING_LABEL).any(dim=-1))
+        if boxes is not None:
+            found.append((boxes != PADDING_COORDINATE).any(dim=-1))
+        if masks is not None:
+            found.append(~masks.isnan().flatten(2).all(dim=-1))
+        return torch.stack(found).any(dim=0) if found else None
+
+
+AutoModel.register(SamVariantsConfig, SamVariantsModel, exist_ok=True)
+AutoModelForMaskGeneration.register(SamVariantsConfig, SamVariantsModel, exist_ok=True)

@@ -1,0 +1,121 @@
+"""The processor: images and prompts in, everything that the model takes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers.image_processing_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from sam_variants.processing.image_fitting import height_width, size_list
+from sam_variants.processing.image_processing_sam_variants import SamVariantsImageProcessorPil
+from sam_variants.processing.mask_prompts import ImageGeometry
+from sam_variants.processing.prompts import prompt_arrays
+
+
+class SamVariantsProcessor(ProcessorMixin):
+    """Prepares images and prompts for `SamVariantsModel`, and brings its masks back to the images' sizes.
+
+    Args:
+        image_processor: the `SamVariantsImageProcessorPil` that belongs to the model.
+        image_size: retargets the image processor (a copy of it) to a square input of this side.
+    """
+
+    def __init__(self, image_processor: SamVariantsImageProcessorPil, image_size: int | None = None) -> None:
+        if image_size is not None:
+            image_processor = image_processor.updated(image_size=image_size)
+        super().__init__(image_processor)
+
+    def __call__(
+        self,
+        images: Any = None,
+        input_points: Any = None,
+        input_labels: Any = None,
+        input_boxes: Any = None,
+        input_masks: Any = None,
+        original_sizes: Any = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Images with prompts in original-image pixels, x then y, as one padded batch.
+
+        With one image, depth counts from the single prompt: a point is (x, y); a list of points is one object with
+        several points; a list of such lists is several objects. A box is (x1, y1, x2, y2), a list of boxes several
+        objects; masks likewise. With several images (and, if wanted, with one) the first level is the images, and
+        each entry follows the same rule. Lists, tuples, arrays and tensors may be mixed and ragged at every level;
+        None stands for an image or object without this prompt. The objects of points, boxes and masks belong
+        together by index.
+
+        Args:
+            images: one image or a list, see `SamVariantsImageProcessorPil.preprocess`.
+            input_points: (x, y), each 0..width and 0..height.
+            input_labels: one per point, nested like the points: 1 foreground (the default), 0 background, -1 not a
+                point, -10 padding.
+            input_boxes: (x1, y1, x2, y2).
+            input_masks: bool or integer at the image's size, or floating-point logits at the image processor's
+                `mask_size`.
+            original_sizes: B×2 (height, width), in place of `images`: prompts alone, for embeddings computed before.
+            return_tensors: "pt", "np" or None (arrays).
+            kwargs: settings of the image processor for this call, such as `image_size`.
+
+        Returns:
+            `pixel_values` B×3×height×width (with images), `original_sizes` and `reshaped_input_sizes` B×2, and of the
+            prompts given `input_points` B×P×N×2, `input_labels` B×P×N, `input_boxes` B×P×4 in pixels of the resized
+            image, `input_masks` B×P×h×w logits. Padding: coordinates and labels -10, masks NaN.
+
+        Raises:
+            ValueError, TypeError: naming the image, prompt or argument that can't be used.
+        """
+        input_data_format = kwargs.pop("input_data_format", None)
+        image_processor = self.image_processor.updated(**kwargs) if kwargs else self.image_processor
+        if (images is None) == (original_sizes is None):
+            raise ValueError("give either images or, for prompts alone, original_sizes")
+        if images is not None:
+            data = dict(image_processor(images, input_data_format=input_data_format))
+        else:
+            sizes = size_list("original_sizes", original_sizes)
+            reshaped = [image_processor.reshaped_size(*size) for size in sizes]
+            data = {"original_sizes": np.array(sizes), "reshaped_input_sizes": np.array(reshaped)}
+        if input_masks is not None and not image_processor.do_pad:
+            raise ValueError("input_masks cover the padded input, which do_pad=False leaves out")
+        geometries = _geometries(data["original_sizes"], data["reshaped_input_sizes"], image_processor)
+        data |= prompt_arrays(geometries, input_points, input_labels, input_boxes, input_masks)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def post_process_masks(
+        self,
+        masks: Any,
+        original_sizes: Any,
+        reshaped_input_sizes: Any = None,
+        mask_threshold: float = 0.0,
+        binarize: bool = True,
+        pad_size: int | dict[str, int] | None = None,
+    ) -> list[Tensor]:
+        """Predicted masks at the size of each original image, see `SamVariantsImageProcessorPil.post_process_masks`."""
+        return self.image_processor.post_process_masks(
+            masks, original_sizes, reshaped_input_sizes, mask_threshold, binarize, pad_size
+        )
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Every name that a call may return."""
+        prompts = ["input_points", "input_labels", "input_boxes", "input_masks"]
+        return [*self.image_processor.model_input_names, *prompts]
+
+
+def _geometries(
+    original_sizes: np.ndarray, reshaped_sizes: np.ndarray, image_processor: SamVariantsImageProcessorPil
+) -> list[ImageGeometry]:
+    padded, mask = height_width(image_processor.pad_size), height_width(image_processor.mask_size)
+    return [
+        ImageGeometry(
+            index=index,
+            original_size=(original[0], original[1]),
+            reshaped_size=(reshaped[0], reshaped[1]),
+            padded_size=padded,
+            mask_size=mask,
+        )
+        for index, (original, reshaped) in enumerate(zip(original_sizes.tolist(), reshaped_sizes.tolist(), strict=True))
+    ]

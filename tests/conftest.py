@@ -1,0 +1,44 @@
+"""What every test gets: no network, few threads, fixed seeds; and a trap for uninitialised memory."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+# Read once, when huggingface_hub is imported. A test marked `hub` is run with HF_HUB_OFFLINE=0 in the environment.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors are slower on many threads, and pytest-xdist already uses the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Every test draws the same numbers, alone or in any order."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poison_empty() -> Iterator[None]:
+    """Fill what `torch.empty` and its relatives return with NaN (integers: the largest value).
+
+    A test that loads or builds a model under it fails when a tensor was never written. The fixture stands on
+    `torch.utils.deterministic.fill_uninitialized_memory`, which acts in deterministic mode only.
+    """
+    mode = torch.get_deterministic_debug_mode()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+    torch.set_deterministic_debug_mode(mode)
