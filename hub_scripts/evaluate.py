@@ -230,7 +230,8 @@ def evaluate(
         torch.set_num_threads(threads_before)
     report = {"model": about, "settings": settings, "versions": versions(), "results": results}
     console = Console()
-    console.print(f"{about['checkpoint']}: {about['parameters']:,} parameters, input {about['image_size']} pixels")
+    heading = f"{about['checkpoint']}: {about['parameters']:,} parameters, input {about['image_size']} pixels"
+    console.print(heading, soft_wrap=True, markup=False)
     for name, summaries in results.items():
         console.print(results_table(SET_TITLES[name], summaries))
     if json_file is not None:

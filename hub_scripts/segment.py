@@ -181,9 +181,8 @@ def load_pipeline(source: str | None, device: str | None, image_size: int | None
         config.image_size = image_size
         model = SamVariantsModel.from_pretrained(None, config=config, state_dict=model.state_dict(), dtype=model.dtype)
     processor = processor_for(model)
-    if (Path(path) / PROCESSOR_FILE).is_file() and config_beside(Path(path))[
-        "model_type"
-    ] == SamVariantsConfig.model_type:
+    is_ours = config_beside(Path(path)).get("model_type") == SamVariantsConfig.model_type
+    if is_ours and (Path(path) / PROCESSOR_FILE).is_file():
         processor = AutoProcessor.from_pretrained(path, image_size=model.config.image_size)
     try:
         return PromptableSegmentationPipeline(model=model.fuse(), processor=processor, device=device)

@@ -26,6 +26,7 @@ from sam_variants.hub_scripts.prompt_simulation import sample_corrections
 from sam_variants.hub_scripts.training_batches import CELL, SceneBatches
 from sam_variants.losses import LossWeights, mask_iou, segmentation_loss
 from sam_variants.modeling_sam_variants import SamVariantsModel
+from sam_variants.processing.processor_for import processor_for
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -325,6 +326,7 @@ class Run:
             return
         averaged = self.average.module if self.step > self.recipe.warmup else self.model
         averaged.save_pretrained(self.out)
+        processor_for(averaged).save_pretrained(self.out)
         (self.out / "training.json").write_text(
             json.dumps({"steps": self.step, "seconds": self.seconds, "recipe": asdict(self.recipe)}, indent=2)
         )

@@ -1,7 +1,6 @@
 """Segment Anything, every variant, for transformers: importing this registers the Auto classes and pipelines."""
 
-from transformers import AutoImageProcessor, AutoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
+import transformers.pipelines
 
 from sam_variants.checkpoint_layouts.load_checkpoint import load_checkpoint
 from sam_variants.configuration.configuration_mask_decoder import MaskDecoderConfig
@@ -16,7 +15,7 @@ from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.encoders.encoder_tiny_vit import TinyViT
 from sam_variants.encoders.encoder_vit import ImageEncoderViT
 from sam_variants.modeling_sam_variants import SamVariantsModel
-from sam_variants.pipelines import PipelineOwnedModel, PromptableSegmentationPipeline
+from sam_variants.pipelines import PromptableSegmentationPipeline
 from sam_variants.processing.image_processing_sam_variants import SamVariantsImageProcessorPil
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
 from sam_variants.processing.processor_for import processor_for
@@ -47,14 +46,14 @@ __all__ = [
     "processor_for",
 ]
 
-AutoImageProcessor.register(
+transformers.AutoImageProcessor.register(
     SamVariantsConfig, image_processor_classes={"pil": SamVariantsImageProcessorPil}, exist_ok=True
 )
-AutoProcessor.register(SamVariantsConfig, SamVariantsProcessor, exist_ok=True)
-PIPELINE_REGISTRY.register_pipeline(
+transformers.AutoProcessor.register(SamVariantsConfig, SamVariantsProcessor, exist_ok=True)
+transformers.pipelines.PIPELINE_REGISTRY.register_pipeline(
     "promptable-segmentation",
     pipeline_class=PromptableSegmentationPipeline,
-    pt_model=PipelineOwnedModel,
+    pt_model=PromptableSegmentationPipeline.model_loader,
     default={"model": (str(default_checkpoint()), "main")},
     type="image",
 )

@@ -52,6 +52,7 @@ class PromptableSegmentationPipeline(Pipeline):
         ValueError: for a processor that doesn't fit the model.
     """
 
+    model_loader = PipelineOwnedModel
     # transformers: True = must be there, None = may be there, False = is not looked for.
     _load_processor = None
     _load_image_processor = False

@@ -207,7 +207,7 @@ def test_a_baseline_segmenter_keeps_the_order_of_objects() -> None:
     masks, preferred = segmenter.first_click([[(12, 12)], [(34, 34)]])
     assert masks.shape == (2, 1, 48, 48)
     assert preferred.tolist() == [0, 0]
-    assert (mask_ious(masks[:, 0], np.stack([one, two])) > 0.85).all()
+    assert (mask_ious(masks[:, 0], np.stack([one, two])) > 0.75).all()
     assert segmenter.boxes([(6, 6, 18, 18)]) is None
     assert len(segmenter.seconds["prompt"]) == 2
 

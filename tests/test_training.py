@@ -1,0 +1,139 @@
+"""Simulated prompts, training batches, and a run that is really made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModel, AutoProcessor
+
+from sam_variants.hub_scripts.prompt_simulation import (
+    central_click,
+    correction_click,
+    jittered_box,
+    sample_click,
+    sample_corrections,
+)
+from sam_variants.hub_scripts.synthetic_scenes import make_scene, write_cache
+from sam_variants.hub_scripts.train import RECIPES, Phase, Run, learning_rate_at, start_skips_at_zero
+from sam_variants.hub_scripts.training_batches import CELL, SceneBatches, augment, object_coverages
+from sam_variants.modeling_sam_variants import SamVariantsModel
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scenes")
+    write_cache(path, range(6), size=64, difficulty=0.2)
+    return path
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_simulated_prompts_belong_to_the_object(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    coverage = np.zeros((16, 16), np.float32)
+    top, left = rng.integers(0, 12, 2)
+    height, width = rng.integers(1, 5, 2)
+    coverage[top : top + height, left : left + width] = rng.uniform(0.3, 1)
+    x, y = sample_click(coverage, rng, CELL)
+    assert coverage[int(y + 0.5) // CELL, int(x + 0.5) // CELL] > 0
+    box = jittered_box(coverage, rng, CELL, jitter=0.0)
+    np.testing.assert_array_equal(box, np.array([left, top, left + width, top + height]) * CELL)
+    rough = jittered_box(coverage, rng, CELL, jitter=0.1)
+    assert (rough >= 0).all()
+    assert (rough <= 64).all()
+    assert (np.abs(rough - box) <= 0.1 * CELL * 5 + 1e-3).all()
+
+
+def test_evaluation_clicks() -> None:
+    mask = np.zeros((20, 30), bool)
+    mask[5:14, 10:19] = True
+    assert central_click(mask) == (14, 9)
+    assert central_click(np.ones((9, 9), bool)) == (4, 4)
+    assert correction_click(mask, mask) is None
+    missing = mask.copy()
+    missing[5:10, 10:15] = False
+    assert correction_click(missing, mask) == (12, 7, 1)
+    too_much = mask.copy()
+    too_much[0:3, 0:3] = True
+    assert correction_click(too_much, mask) == (1, 1, 0)
+
+
+def test_corrections_fall_into_the_wrong_region() -> None:
+    truth = torch.zeros(64, 16, 16)
+    truth[:, 4:10, 4:10] = 1
+    logits = torch.where(truth > 0, 5.0, -5.0)
+    logits[:32, 4:10, 7:10] = -5.0  # missing
+    logits[32:, 12:15, 12:15] = 5.0  # too much
+    where, labels = sample_corrections(logits, truth, CELL)
+    cells = ((where + 0.5) / CELL).long()
+    assert labels.tolist() == [1] * 32 + [0] * 32
+    assert ((cells[:32, 0] >= 7) & (cells[:32, 0] < 10)).all()
+    assert ((cells[32:] >= 12) & (cells[32:] < 15)).all()
+
+
+def test_coverages_count_pixels() -> None:
+    scene = make_scene(3, size=64)
+    coverages = object_coverages(scene.leaves, scene.objects, CELL)
+    masks = scene.masks()
+    expected = masks.reshape(len(masks), 16, CELL, 16, CELL).mean(axis=(2, 4))
+    np.testing.assert_allclose(coverages, expected, atol=1e-6)
+
+
+def test_augmentation_turns_image_and_leaves_together() -> None:
+    scene = make_scene(5, size=64)
+    marked = replace(scene, image=np.repeat((scene.leaves > 0)[..., None], 3, axis=2).astype(np.uint8) * 200)
+    for seed in range(20):
+        image, leaves, _ = augment(marked, 64, np.random.default_rng(seed))
+        inside, outside = image[leaves > 0], image[leaves == 0]
+        if len(inside) and len(outside):
+            assert inside.mean() > outside.mean() + 50
+
+
+def test_batches(cache: Path) -> None:
+    batches = iter(SceneBatches([cache], 64, 3, 5, 0.01, [0, 1]))
+    batch = next(batches)
+    assert batch["image"].shape == (3, 64, 64, 3)
+    assert batch["targets"].shape == (3, 5, 16, 16)
+    assert batch["clicks"].shape == (3, 5, 2)
+    assert batch["boxes"].shape == (3, 5, 4)
+    again = next(iter(SceneBatches([cache], 64, 3, 5, 0.01, [0, 1])))
+    assert all(torch.equal(batch[key], again[key]) for key in batch)
+    assert not torch.equal(batch["image"], next(batches)["image"])
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    recipe = RECIPES["default"]
+    assert learning_rate_at(0.0, 0, recipe) == pytest.approx(recipe.learning_rate / recipe.warmup)
+    assert learning_rate_at(0.5, 10_000, recipe) == pytest.approx(recipe.learning_rate / 2)
+    assert learning_rate_at(1.0, 10_000, recipe) == pytest.approx(recipe.learning_rate / 100)
+    for known in RECIPES.values():
+        assert sum(phase.share for phase in known.phases) == pytest.approx(1)
+
+
+def test_a_run_improves_saves_and_continues(cache: Path, tmp_path: Path) -> None:
+    model = SamVariantsModel(tiny_config("tiny_vit_with_skips"))
+    start_skips_at_zero(model)
+    phase = Phase(1.0, size=64, batch_size=4, num_objects=4, rounds=2, min_area=0.02)
+    recipe = replace(RECIPES["default"], phases=(phase,), warmup=5, average=0.5)
+    run = Run(model, recipe, [cache], tmp_path, minutes=1.0, seed=0, autocast=False)
+    batch = next(run._batches(phase))
+    losses = [run._one_step(batch, phase, progress=0.0)["loss"] for _ in range(25)]
+    assert losses[-1] < 0.8 * losses[0]
+    run._log({"loss": losses[-1]}, 0.1, phase)
+    assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 25
+    run.save()
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in run.average.module.state_dict().items())
+    assert AutoProcessor.from_pretrained(tmp_path).image_processor.size["longest_edge"] == 64
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == 25
+    before = loaded.state_dict()
+    Run(loaded, recipe, [cache], tmp_path / "on", minutes=1.0, seed=1, autocast=False)
+    assert before.keys() == loaded.state_dict().keys()
