@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -34,7 +36,7 @@ class PromptEncoderConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.embed_dim % 2:
             raise ValueError(f"embed_dim={self.embed_dim} must be even: half sine, half cosine")
         if self.mask_in_chans % 4:

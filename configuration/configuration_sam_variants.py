@@ -60,7 +60,7 @@ class SamVariantsConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = vision_config_from(self.vision_config)
         if self.mask_decoder_config is None or isinstance(self.mask_decoder_config, dict):
             self.mask_decoder_config = MaskDecoderConfig(**(self.mask_decoder_config or {}))

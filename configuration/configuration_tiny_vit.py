@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 
@@ -51,7 +53,7 @@ class TinyViTConfig(ImageEncoderConfig):
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         stages = len(self.embed_dims)
         for name in ("depths", "num_heads", "window_sizes"):
             if len(getattr(self, name)) != stages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 
@@ -50,7 +52,7 @@ class ImageEncoderViTConfig(ImageEncoderConfig):
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}")
         if self.embed_dim % self.num_heads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -98,7 +99,8 @@ def grabcut_mask(
     if min(foreground.sum(), (~foreground).sum()) < GRABCUT_COLORS:
         return foreground  # too few pixels of a kind to fit its colours
     cv2.setRNGSeed(0)
-    cv2.grabCut(image, seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), iterations, cv2.GC_INIT_WITH_MASK)
+    rectangle: Any = None  # read only by GC_INIT_WITH_RECT; OpenCV's stubs do not know that
+    cv2.grabCut(image, seeds, rectangle, np.zeros((1, 65)), np.zeros((1, 65)), iterations, cv2.GC_INIT_WITH_MASK)
     mask = (seeds == cv2.GC_PR_FGD) | (seeds == cv2.GC_FGD)
     if box is not None:
         return mask

@@ -36,13 +36,14 @@ class LazyGroup(TyperGroup):
         prog_name: str | None = None,
         complete_var: str | None = None,
         standalone_mode: bool = True,
+        windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
         given = sys.argv[1:] if args is None else list(args)
         debug = "--debug" in given
         rest = [arg for arg in given if arg != "--debug"]
         try:
-            result = super().main(rest, prog_name, complete_var, standalone_mode=False, **extra)
+            result = super().main(rest, prog_name, complete_var, False, windows_expand_args, **extra)
         except typer.Abort:
             typer.echo("sam-variants: aborted", err=True)
             sys.exit(1)

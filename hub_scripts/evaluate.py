@@ -41,7 +41,7 @@ SIZES = {"all": (0.0, 1.01), "small": (0.0, 0.01), "medium": (0.01, 0.1), "large
 
 COLUMNS = {"click": "1 click", "best_of_3": "best of 3", "three_clicks": "3 clicks", "box": "box"}
 SET_TITLES = {"held_out": "Held-out scenes", "coins": "Photo of coins"}
-BASELINES = (flood_fill_segmenter, grabcut_segmenter)
+BASELINES = {"flood_fill": flood_fill_segmenter, "grabcut": grabcut_segmenter}
 MODEL_SUBSET = "model_on_baseline_scenes"
 
 
@@ -188,14 +188,16 @@ def _measure_all(model: SamVariantsModel, settings: dict[str, Any]) -> dict[str,
     for name, examples in sets.items():
         baselines: dict[str, Segmenter] = {}
         if settings["baseline_scenes"]:
-            baselines = {maker.__name__.removesuffix("_segmenter"): maker(settings["threads"]) for maker in BASELINES}
+            baselines = {baseline: make(settings["threads"]) for baseline, make in BASELINES.items()}
         segmenter = ModelSegmenter(model, processor_for(model))
         results[name] = measure_set(examples, segmenter, baselines, settings["baseline_scenes"])
     return results
 
 
 def evaluate(
-    model: Annotated[str | None, typer.Option(help="checkpoint folder, file or Hub repository [the embedded]")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="checkpoint folder, file or Hub repository; none: the embedded one")
+    ] = None,
     scenes: Annotated[int, typer.Option(min=1, help="number of held-out scenes")] = 100,
     first_seed: Annotated[int, typer.Option(min=0, help="seed of the first scene")] = 1_000_000,
     size: Annotated[int, typer.Option(help="side of a scene in pixels")] = 256,
@@ -205,7 +207,7 @@ def evaluate(
     min_area: Annotated[float, typer.Option(help="smallest object, as a share of the image")] = 0.002,
     baselines: Annotated[bool, typer.Option(help="flood fill and GrabCut beside the model")] = True,
     baseline_scenes: Annotated[int, typer.Option(min=1, help="scenes for the baselines, which are slow")] = 25,
-    threads: Annotated[int | None, typer.Option(min=1, help="of the processor [all cores]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="processor threads; none: all cores")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write settings and all numbers here")] = None,
 ) -> dict[str, Any]:
     """Measure a model with simulated clicks and boxes on unseen scenes and on a photo of coins."""

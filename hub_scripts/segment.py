@@ -98,8 +98,8 @@ def segment(
     with clock.step("load the model", console):
         pipe = load_pipeline(model, device, image_size)
     with clock.step("segment", console):
-        prompts = {"points": [points] if points else None, "labels": [labels] if points else None}
-        masks = pipe(pixels, boxes=boxes or None, multimask=multimask, **prompts)
+        clicks: dict[str, Any] = {"points": [points], "labels": [labels]} if points else {}
+        masks = pipe(pixels, boxes=boxes or None, multimask=multimask, **clicks)
     with clock.step("write", console):
         files = write_results(masks, pixels, out, image)
     report = describe(masks, files) | {

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -122,8 +122,8 @@ def default_config() -> SamVariantsConfig:
 def start_skips_at_zero(model: SamVariantsModel) -> None:
     """Let the decoder begin without its skip connections: random ones hold it in the all-background answer."""
     for convolution in (model.mask_decoder.conv_s0, model.mask_decoder.conv_s1):
-        nn.init.zeros_(convolution.weight)
-        nn.init.zeros_(convolution.bias)
+        for parameter in convolution.parameters():
+            nn.init.zeros_(parameter)
 
 
 def first_prompts(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -187,9 +187,9 @@ def training_step(
     points, labels, boxes = first_prompts(batch)
     masks = None
     total: Tensor = torch.zeros(())
-    report = {}
+    report: dict[str, float] = {}
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        embeddings = model.get_image_embeddings(pixel_values)
+        embeddings: Any = model.get_image_embeddings(pixel_values)
     for turn in range(rounds):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits, iou = predict_all(model, embeddings, (points, labels, boxes, masks))
@@ -204,7 +204,8 @@ def training_step(
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Matrices decay; vectors, embeddings and attention biases don't."""
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         plain = parameter.ndim < 2 or "embed" in name or "token" in name or "attention_biases" in name
         (others if plain else decayed).append(parameter)
@@ -324,7 +325,7 @@ class Run:
         """Write the averaged weights as a checkpoint that `from_pretrained` loads."""
         if self.rank:
             return
-        averaged = self.average.module if self.step > self.recipe.warmup else self.model
+        averaged: Any = self.average.module if self.step > self.recipe.warmup else self.model
         averaged.save_pretrained(self.out)
         processor_for(averaged).save_pretrained(self.out)
         (self.out / "training.json").write_text(

@@ -36,9 +36,10 @@ class SamVariantsModel(PretrainedPart):
 
     def __init__(self, config: SamVariantsConfig) -> None:
         super().__init__(config)
-        self.image_encoder = build_image_encoder(config.vision_config)
-        self.prompt_encoder = PromptEncoder(config.prompt_encoder_config)
-        self.mask_decoder = MaskDecoder(config.mask_decoder_config)
+        parts: Any = config
+        self.image_encoder = build_image_encoder(parts.vision_config)
+        self.prompt_encoder = PromptEncoder(parts.prompt_encoder_config)
+        self.mask_decoder = MaskDecoder(parts.mask_decoder_config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -57,9 +58,11 @@ class SamVariantsModel(PretrainedPart):
         return self._embeddings_of(self.image_encoder(pixel_values, **kwargs))
 
     def _embeddings_of(self, encoded: ImageEncoderOutput) -> Tensor | list[Tensor]:
+        embedding: Any = encoded.last_hidden_state
+        skips: Any = encoded.high_resolution_features
         if self.config.mask_decoder_config.high_resolution_channels is None:
-            return encoded.last_hidden_state
-        return [*self.mask_decoder.project_high_resolution(encoded.high_resolution_features), encoded.last_hidden_state]
+            return embedding
+        return [*self.mask_decoder.project_high_resolution(skips), embedding]
 
     @capture_outputs
     def forward(

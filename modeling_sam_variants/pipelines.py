@@ -15,6 +15,7 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
+from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.pipeline_requests import Request, join_requests, prepare_request, read_requests
 from sam_variants.processing.image_fitting import SQUARE
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
@@ -52,14 +53,16 @@ class PromptableSegmentationPipeline(Pipeline):
         ValueError: for a processor that doesn't fit the model.
     """
 
+    model: SamVariantsModel
+    processor: SamVariantsProcessor
     model_loader = PipelineOwnedModel
     # transformers: True = must be there, None = may be there, False = is not looked for.
     _load_processor = None
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
 
-    def __init__(self, model: PreTrainedModel, processor: SamVariantsProcessor | None = None, **kwargs: Any) -> None:
+    def __init__(self, model: SamVariantsModel, processor: SamVariantsProcessor | None = None, **kwargs: Any) -> None:
         if getattr(getattr(model, "config", None), "model_type", None) != SamVariantsConfig.model_type:
             raise TypeError(
                 f"model is a {type(model).__name__}; this pipeline takes a SamVariantsModel, which "
@@ -90,7 +93,7 @@ class PromptableSegmentationPipeline(Pipeline):
         batch_size: int | None = None,
         num_workers: int | None = None,
         **kwargs: Any,
-    ) -> Masks | list[Masks] | Iterator[Masks]:
+    ) -> Any:
         """Segment the prompted objects of one image or many.
 
         By default every object gets one mask: for a single click, which may mean a part or the whole, the best of the
@@ -137,10 +140,12 @@ class PromptableSegmentationPipeline(Pipeline):
             )
         return {}, {} if multimask is None else {"multimask": multimask}, {}
 
-    def preprocess(self, input_: Request) -> dict[str, Any]:
+    def preprocess(self, input_: Request, **preprocess_parameters: Any) -> dict[str, Any]:
         return prepare_request(input_, self.processor)
 
-    def _forward(self, input_tensors: Mapping[str, Any], multimask: bool = False) -> dict[str, Any]:
+    def _forward(  # type: ignore[override]
+        self, input_tensors: Mapping[str, Any], multimask: bool = False
+    ) -> dict[str, Any]:
         prompts, single_click = input_tensors["prompts"], input_tensors["single_click"]
         with _evaluating(self.model):
             embeddings = self.model.get_image_embeddings(input_tensors["pixel_values"].to(self.model.dtype))
@@ -178,7 +183,7 @@ class PromptableSegmentationPipeline(Pipeline):
         outputs = self.model(image_embeddings=embeddings, multimask_output=multimask_output, **prompts)
         return outputs.pred_masks, outputs.iou_scores
 
-    def postprocess(self, model_outputs: Mapping[str, Any]) -> list[Masks]:
+    def postprocess(self, model_outputs: Mapping[str, Any], **postprocess_parameters: Any) -> list[Masks]:
         """One `Masks` per image of the batch."""
         image_processor = self.processor.image_processor
         is_padded = image_processor.resize_mode != SQUARE

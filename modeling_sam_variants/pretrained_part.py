@@ -20,7 +20,7 @@ class PretrainedPart(PreTrainedModel):
     """Base of every model of this package: initialisation, attention interface, fusing."""
 
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _is_fused = False
@@ -47,9 +47,9 @@ class PretrainedPart(PreTrainedModel):
         elif isinstance(module, nn.BatchNorm2d):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
+            init.zeros_(module.running_mean)  # type: ignore[arg-type]
+            init.ones_(module.running_var)  # type: ignore[arg-type]
+            init.zeros_(module.num_batches_tracked)  # type: ignore[arg-type]
         elif isinstance(module, PositionEmbeddingRandom):
             init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
         elif isinstance(module, TinyAttention):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -51,7 +51,9 @@ def painted(*masks: np.ndarray, noise: float = 3.0) -> np.ndarray:
 class Scripted:
     """Answers that are given beforehand; notes what it is asked."""
 
-    def __init__(self, candidates: np.ndarray, preferred: list[int], later: list[np.ndarray], boxed: np.ndarray | None):
+    def __init__(
+        self, candidates: np.ndarray, preferred: list[int], later: list[np.ndarray], boxed: np.ndarray | None
+    ) -> None:
         self.candidates, self.preferred, self.later, self.boxed = candidates, np.array(preferred), later, boxed
         self.asked: list[tuple[Clicks, ClickLabels]] = []
         self.seconds: dict[str, list[float]] = {}
@@ -138,7 +140,7 @@ def test_summary_splits_objects_by_size() -> None:
 
 
 @pytest.mark.parametrize("method", [flood_fill_mask, grabcut_mask])
-def test_a_baseline_finds_the_clicked_object_alone(method) -> None:
+def test_a_baseline_finds_the_clicked_object_alone(method: Callable[..., np.ndarray]) -> None:
     clicked, other = disc((96, 96), 30, 40, 14), disc((96, 96), 72, 60, 12)
     image = painted(clicked, other)
     assert mask_ious(method(image, [(30, 40)], [1]), clicked) > 0.9

@@ -1,6 +1,7 @@
 """The mask decoder: image embedding and prompts become masks with their predicted quality."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +34,15 @@ class MaskDecoder(PretrainedPart):
     def __init__(self, config: MaskDecoderConfig) -> None:
         super().__init__(config)
         width = config.transformer_dim
-        activation = ACT2CLS[config.hidden_act]
+        activation: Any = ACT2CLS[config.hidden_act]
+        transformer_activation: Any = ACT2CLS[config.transformer_act]
         self.num_mask_tokens = config.num_multimask_outputs + 1
         self.transformer = TwoWayTransformer(
             config.transformer_depth,
             width,
             config.transformer_num_heads,
             config.transformer_mlp_dim,
-            ACT2CLS[config.transformer_act],
+            transformer_activation,
             config.attention_downsample_rate,
             config.layer_norm_eps,
         )

@@ -1,6 +1,6 @@
 """The prompt encoder: points, boxes and masks become tokens and a dense map."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ class PromptEncoder(PretrainedPart):
     def __init__(self, config: PromptEncoderConfig) -> None:
         super().__init__(config)
         width, hidden = config.embed_dim, config.mask_in_chans
-        activation = ACT2CLS[config.hidden_act]
+        activation: Any = ACT2CLS[config.hidden_act]
         self.pe_layer = PositionEmbeddingRandom(width // 2, config.positional_scale)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, width)
@@ -87,7 +87,8 @@ class PromptEncoder(PretrainedPart):
         wanted = (4 * size[0], 4 * size[1])
         if tuple(masks.shape[-2:]) != wanted:
             masks = F.interpolate(masks.float(), wanted, mode="bilinear", align_corners=False)
-        return self.mask_downscaling(masks.to(self.mask_downscaling[0].weight.dtype))
+        dtype: Any = self.mask_downscaling[0].weight.dtype
+        return self.mask_downscaling(masks.to(dtype))
 
     def _no_mask(self, num_objects: int, size: tuple[int, int], device: torch.device) -> Tensor:
         return self._look_up(self.no_mask_embed, device)[:, :, None, None].expand(num_objects, -1, *size)

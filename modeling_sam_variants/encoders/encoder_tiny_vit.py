@@ -49,9 +49,9 @@ class TinyViT(ImageEncoderBase):
 
     def __init__(self, config: TinyViTConfig) -> None:
         super().__init__(config)
-        activation = ACT2CLS[config.hidden_act]
+        activation: Any = ACT2CLS[config.hidden_act]
         self.patch_embed = TinyPatchEmbed(config.in_chans, config.embed_dims[0], config.image_size, activation)
-        self.layers = self._build_stages(config, activation)
+        self.layers: Any = self._build_stages(config, activation)
         width = config.embed_dims[-1]
         # The published weights carry the classifier that TinyViT was pretrained with; the embedding does not use it.
         self.norm_head = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.num_classes else nn.Identity()
@@ -64,6 +64,7 @@ class TinyViT(ImageEncoderBase):
     def _build_stages(config: TinyViTConfig, activation: type[nn.Module]) -> nn.ModuleList:
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist()
         side = config.image_size // 4
+        strides = config.strides or ()
         stages = nn.ModuleList()
         for index, (width, depth) in enumerate(zip(config.embed_dims, config.depths, strict=True)):
             first = sum(config.depths[:index])
@@ -75,7 +76,7 @@ class TinyViT(ImageEncoderBase):
                 "drop_path": rates[first : first + depth],
                 "downsample": PatchMerging if has_next else None,
                 "out_dim": config.embed_dims[index + 1] if has_next else None,
-                "downsample_stride": config.strides[index] if has_next else None,
+                "downsample_stride": strides[index] if has_next else None,
                 "activation": activation,
             }
             if index == 0:
@@ -94,7 +95,7 @@ class TinyViT(ImageEncoderBase):
                     **shared,
                 )
             stages.append(stage)
-            side = (side - 1) // config.strides[index] + 1 if has_next else side
+            side = (side - 1) // strides[index] + 1 if has_next else side
         return stages
 
     @torch.no_grad()
@@ -179,6 +180,7 @@ class TinyViT(ImageEncoderBase):
                 x = map_to_tokens(x)
             if output_hidden_states:
                 maps.append(tokens_to_map(x, size))
+                x = map_to_tokens(maps[-1])  # by way of the returned map, so that it can retain a gradient
         return ImageEncoderOutput(
             last_hidden_state=self.neck(tokens_to_map(x, size)),
             high_resolution_features=tuple(skips) or None,

@@ -112,13 +112,15 @@ class ImageEncoderViT(ImageEncoderBase):
         if self.pos_embed is not None:
             size = (tokens_bhwc.shape[1], tokens_bhwc.shape[2])
             tokens_bhwc = tokens_bhwc + self._position_embedding(self.pos_embed, size)
-        maps = [tokens_bhwc.permute(0, 3, 1, 2)]
+        # The maps that are returned lie on the way to the result, so that they can retain a gradient.
+        x_bchw = tokens_bhwc.permute(0, 3, 1, 2)
+        maps = [x_bchw] if output_hidden_states else []
         for block in self.blocks:
-            tokens_bhwc = block(tokens_bhwc)
+            x_bchw = block(x_bchw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             if output_hidden_states:
-                maps.append(tokens_bhwc.permute(0, 3, 1, 2))
+                maps.append(x_bchw)
         return ImageEncoderOutput(
-            last_hidden_state=self.neck(tokens_bhwc.permute(0, 3, 1, 2)),
+            last_hidden_state=self.neck(x_bchw),
             hidden_states=tuple(maps) if output_hidden_states else None,
         )
 

@@ -79,7 +79,7 @@ class TinyAttention(nn.Module):
         self.num_heads = num_heads
         self.key_dim = key_dim
         self.value_dim = int(attn_ratio * key_dim)
-        self.resolution = tuple(resolution)
+        self.resolution = (resolution[0], resolution[1])
         self.norm = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.qkv = nn.Linear(dim, num_heads * (2 * key_dim + self.value_dim))
         self.proj = nn.Linear(num_heads * self.value_dim, dim)
@@ -151,7 +151,7 @@ class TinyViTBlock(nn.Module):
             raise ValueError(f"window_size={window_size} must be at least 1")
         if dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide dim={dim}")
-        self.input_resolution = tuple(input_resolution)
+        self.input_resolution = (input_resolution[0], input_resolution[1])
         self.window_size = window_size
         window = (window_size, window_size)
         self.attn = TinyAttention(dim, dim // num_heads, num_heads, 1, window, layer_norm_eps)
@@ -218,7 +218,7 @@ class BasicLayer(nn.Module):
     ) -> None:
         super().__init__()
         rates = drop_path if isinstance(drop_path, list) else [drop_path] * depth
-        self.input_resolution = tuple(input_resolution)
+        self.input_resolution = (input_resolution[0], input_resolution[1])
         self.blocks = nn.ModuleList(
             block_class(
                 dim,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -41,15 +43,16 @@ class Conv2d_BN(nn.Sequential):
         bn_weight_init: float = 1.0,
     ) -> None:
         super().__init__()
-        self.add_module("c", nn.Conv2d(a, b, ks, stride, pad, dilation, groups, bias=False))
-        self.add_module("bn", nn.BatchNorm2d(b))
+        self.c = nn.Conv2d(a, b, ks, stride, pad, dilation, groups, bias=False)
+        self.bn = nn.BatchNorm2d(b)
         self.bn_weight_init = float(bn_weight_init)
         nn.init.constant_(self.bn.weight, self.bn_weight_init)
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
         """The same map as one convolution with bias, from the running statistics (for inference)."""
-        conv, norm = self.c, self.bn
+        conv: Any = self.c
+        norm: Any = self.bn
         factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         fused = nn.Conv2d(
             conv.in_channels,
@@ -141,7 +144,7 @@ class PatchMerging(nn.Module):
         stride: int | None = None,
     ) -> None:
         super().__init__()
-        self.input_resolution = tuple(input_resolution)
+        self.input_resolution = (input_resolution[0], input_resolution[1])
         self.stride = (1 if out_dim in (320, 448, 576) else 2) if stride is None else stride
         self.act = activation()
         self.conv1 = Conv2d_BN(dim, out_dim)
@@ -191,7 +194,7 @@ class ConvLayer(nn.Module):
     ) -> None:
         super().__init__()
         rates = drop_path if isinstance(drop_path, list) else [drop_path] * depth
-        self.input_resolution = tuple(input_resolution)
+        self.input_resolution = (input_resolution[0], input_resolution[1])
         self.blocks = nn.ModuleList(block_class(dim, dim, conv_expand_ratio, activation, rate) for rate in rates)
         self.downsample = (
             None
