@@ -21,8 +21,9 @@ from sam_variants.hub_scripts.prompt_simulation import (
     sample_corrections,
 )
 from sam_variants.hub_scripts.synthetic_scenes import make_scene, write_cache
-from sam_variants.hub_scripts.train import RECIPES, Phase, Run, learning_rate_at, start_skips_at_zero
+from sam_variants.hub_scripts.train import Run
 from sam_variants.hub_scripts.training_batches import CELL, SceneBatches, augment, object_coverages
+from sam_variants.hub_scripts.training_recipes import RECIPES, Phase, learning_rate_at, start_skips_at_zero
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from tests.tiny import tiny_config
 
