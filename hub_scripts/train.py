@@ -9,7 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ import typer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from sam_variants.hub_scripts.synthetic_scenes import open_cache
 from sam_variants.hub_scripts.training_batches import SceneBatches
 from sam_variants.hub_scripts.training_recipes import (
     RECIPES,
@@ -65,6 +66,7 @@ class Run:
             model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average), use_buffers=True
         )
         self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=0.0, betas=(0.9, 0.98))
+        self.device = next(model.parameters()).device
         self.step = 0
         self.rank = dist.get_rank() if dist.is_initialized() else 0
 
@@ -116,6 +118,7 @@ class Run:
     def _one_step(self, batch: dict[str, Tensor], phase: Phase, progress: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(progress, self.step, self.recipe)
+        batch = {key: value.to(self.device) for key, value in batch.items()}
         loss, report = training_step(self.model, batch, phase.rounds, self.recipe.loss, self.autocast)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -149,6 +152,20 @@ class Run:
         )
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the command was asked for; the fields are its options."""
+
+    out: Path
+    caches: list[Path]
+    recipe: str
+    start: Path | None
+    minutes: float
+    seed: int
+    bf16: bool
+    device: str
+
+
 def train(
     out: Annotated[Path, typer.Option(help="folder for the checkpoint and the log")],
     cache: Annotated[list[Path], typer.Option(help="scene cache; repeat for several, easy ones first")],
@@ -156,44 +173,60 @@ def train(
     start: Annotated[Path | None, typer.Option("--from", help="checkpoint folder to continue from")] = None,
     minutes: Annotated[float, typer.Option(help="length of the run")] = 90.0,
     seed: int = 0,
-    processes: Annotated[int, typer.Option(help="processes that share each step, one thread each on a CPU")] = 2,
-    bf16: Annotated[bool, typer.Option(help="bfloat16 products")] = True,
+    processes: Annotated[int, typer.Option(help="processes that share each step; one thread each")] = 1,
+    bf16: Annotated[bool, typer.Option(help="bfloat16 products")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps", show_default="a GPU where there is one")] = None,
 ) -> None:
-    """Train the embedded model on cached synthetic scenes, or continue with a checkpoint."""
+    """Train the embedded model on cached synthetic scenes, or continue with a checkpoint.
+
+    The caches come from python -m sam_variants.hub_scripts.synthetic_scenes --cache FOLDER.
+    """
     if recipe not in RECIPES:
         raise typer.BadParameter(f"--recipe {recipe}: choose one of {', '.join(RECIPES)}")
-    if processes < 1:
-        raise typer.BadParameter(f"--processes {processes}: at least 1")
+    if minutes <= 0:
+        raise typer.BadParameter(f"--minutes {minutes}: more than 0")
+    for path in cache:
+        open_cache(path)
+    if device is None:
+        device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    if processes < 1 or (processes > 1 and device != "cpu"):
+        raise typer.BadParameter(f"--processes {processes}: 1 on {device}, 1 or more on a CPU")
     out.mkdir(parents=True, exist_ok=True)
+    settings = Settings(out, cache, recipe, start, minutes, seed, bf16, device)
+    if processes == 1:
+        train_process(0, settings)
+        return
     with tempfile.TemporaryDirectory() as meeting_place:
-        arguments = (processes, f"file://{meeting_place}/store", out, cache, recipe, start, minutes, seed, bf16)
-        torch.multiprocessing.spawn(train_process, arguments, processes)
+        torch.multiprocessing.spawn(join_and_train, (processes, f"file://{meeting_place}/store", settings), processes)
 
 
-def train_process(
-    rank: int,
-    processes: int,
-    meeting_place: str,
-    out: Path,
-    caches: list[Path],
-    recipe: str,
-    start: Path | None,
-    minutes: float,
-    seed: int,
-    bf16: bool,
-) -> None:
-    """What each of the processes does; all begin with the same weights."""
+def join_and_train(rank: int, processes: int, meeting_place: str, settings: Settings) -> None:
+    """One of several processes that exchange their gradients."""
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
     dist.init_process_group("gloo", init_method=meeting_place, rank=rank, world_size=processes)
-    if start is None:
+    train_process(rank, settings)
+    dist.destroy_process_group()
+
+
+def train_process(rank: int, settings: Settings) -> None:
+    """A whole run; all processes begin with the same weights and go on with their own data."""
+    torch.manual_seed(settings.seed)
+    if settings.start is None:
         model = SamVariantsModel(default_config())
         start_skips_at_zero(model)
     else:
-        model = SamVariantsModel.from_pretrained(start)
-    torch.manual_seed(seed + rank)
-    Run(model, RECIPES[recipe], caches, out, minutes, seed, bf16).train()
-    dist.destroy_process_group()
+        model = SamVariantsModel.from_pretrained(settings.start)
+    torch.manual_seed(settings.seed + rank)
+    run = Run(
+        model.to(settings.device),
+        RECIPES[settings.recipe],
+        settings.caches,
+        settings.out,
+        settings.minutes,
+        settings.seed,
+        settings.bf16,
+    )
+    run.train()
 
 
 if __name__ == "__main__":

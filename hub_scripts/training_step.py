@@ -17,8 +17,8 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 def first_prompts(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Points, labels and boxes of the first round: a click for two objects in three, a box for the rest."""
     clicks, boxes = batch["clicks"], batch["boxes"]
-    with_box = torch.rand(clicks.shape[:2]) < 0.35
-    labels = torch.ones(clicks.shape[:2], dtype=torch.long).masked_fill(with_box, -10)
+    with_box = torch.rand(clicks.shape[:2], device=clicks.device) < 0.35
+    labels = torch.ones(clicks.shape[:2], dtype=torch.long, device=clicks.device).masked_fill(with_box, -10)
     return clicks[:, :, None], labels[:, :, None], torch.where(with_box[..., None], boxes, -10.0)
 
 
@@ -61,7 +61,7 @@ def corrected_prompts(
     where, what = sample_corrections(previous, targets.flatten(0, 1), CELL)
     points = torch.cat([points, where.view(*points.shape[:2], 1, 2)], dim=2)
     labels = torch.cat([labels, what.view(*labels.shape[:2], 1)], dim=2)
-    keep = torch.rand(len(previous)) > 0.33
+    keep = torch.rand(len(previous), device=previous.device) > 0.33
     masks = torch.where(keep[:, None, None], previous.clamp(-32, 32), float("nan"))
     return points, labels, masks[:, None]
 
@@ -70,17 +70,18 @@ def training_step(
     model: SamVariantsModel, batch: dict[str, Tensor], rounds: int, weights: LossWeights, autocast: bool
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of one batch over all rounds, and what the log shows."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    device = batch["image"].device
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     pixel_values = (batch["image"].permute(0, 3, 1, 2).float() - mean) / std
     targets = batch["targets"]
     points, labels, boxes = first_prompts(batch)
     masks = None
-    total: Tensor = torch.zeros(())
+    total: Tensor = torch.zeros((), device=device)
     report: dict[str, float] = {}
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         embeddings = model.get_image_embeddings(pixel_values)
     for turn in range(rounds):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits, iou = predict_all(model, embeddings, (points, labels, boxes, masks))
         several = segmentation_loss(logits[:, :, 1:], iou[:, :, 1:], targets, weights=weights)
         single = segmentation_loss(logits[:, :, :1], iou[:, :, :1], targets, weights=weights)

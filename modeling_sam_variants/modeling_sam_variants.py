@@ -1,11 +1,12 @@
 """The promptable model: any image encoder with prompt encoder and mask decoder."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskGeneration
+from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
@@ -45,7 +46,7 @@ class SamVariantsModel(PretrainedPart):
     def get_input_embeddings(self) -> nn.Module:
         return self.image_encoder.get_input_embeddings()
 
-    def get_image_embeddings(self, pixel_values: Tensor, **kwargs: Any) -> Tensor | list[Tensor]:
+    def get_image_embeddings(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> Tensor | list[Tensor]:
         """Encode images once, for any number of prompts.
 
         Args:
@@ -75,7 +76,7 @@ class SamVariantsModel(PretrainedPart):
         image_embeddings: Tensor | Sequence[Tensor] | None = None,
         multimask_output: bool = True,
         labels: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SamVariantsOutput:
         """Predict masks for prompts; the processor makes all of these tensors.
 

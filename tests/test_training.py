@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoProcessor
@@ -21,7 +22,7 @@ from sam_variants.hub_scripts.prompt_simulation import (
     sample_corrections,
 )
 from sam_variants.hub_scripts.synthetic_scenes import make_scene, write_cache
-from sam_variants.hub_scripts.train import Run
+from sam_variants.hub_scripts.train import Run, train
 from sam_variants.hub_scripts.training_batches import CELL, SceneBatches, augment, object_coverages
 from sam_variants.hub_scripts.training_recipes import RECIPES, Phase, learning_rate_at, start_skips_at_zero
 from sam_variants.modeling_sam_variants import SamVariantsModel
@@ -138,3 +139,30 @@ def test_a_run_improves_saves_and_continues(cache: Path, tmp_path: Path) -> None
     before = loaded.state_dict()
     Run(loaded, recipe, [cache], tmp_path / "on", minutes=1.0, seed=1, autocast=False)
     assert before.keys() == loaded.state_dict().keys()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_command_trains(processes: int, cache: Path, tmp_path: Path) -> None:
+    tiny = SamVariantsModel(tiny_config("tiny_vit_with_skips", image_size=128))
+    tiny.save_pretrained(tmp_path / "start")
+    train(
+        out=tmp_path / "run",
+        cache=[cache],
+        start=tmp_path / "start",
+        minutes=0.02,
+        recipe="continue",
+        processes=processes,
+        device="cpu",
+    )
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["steps"] > 0
+    trained = AutoModel.from_pretrained(tmp_path / "run")
+    weight = "mask_decoder.iou_token.weight"
+    assert not torch.equal(trained.state_dict()[weight], tiny.state_dict()[weight])
+
+
+@pytest.mark.parametrize("wrong", [{"recipe": "secret"}, {"processes": 0}, {"minutes": 0.0}])
+def test_the_command_refuses(wrong: dict[str, object], cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match=str(next(iter(wrong.values())))):
+        train(**{"out": tmp_path, "cache": [cache], "device": "cpu"} | wrong)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="no finished scene cache"):
+        train(out=tmp_path, cache=[tmp_path], device="cpu")

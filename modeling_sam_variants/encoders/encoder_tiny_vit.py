@@ -1,6 +1,6 @@
 """TinyViT, the image encoder of MobileSAM."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from transformers import AutoModel
 from transformers import initialization as init
 from transformers.activations import ACT2CLS
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from sam_variants.configuration.configuration_tiny_vit import TinyViTConfig
@@ -147,9 +148,7 @@ class TinyViT(ImageEncoderBase):
             mark(module, scales[-1])
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs: Any
-    ) -> ImageEncoderOutput:
+    def forward(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> ImageEncoderOutput:
         """Encode images.
 
         Args:
@@ -162,6 +161,7 @@ class TinyViT(ImageEncoderBase):
         Raises:
             ValueError: for a wrong shape.
         """
+        output_hidden_states = kwargs.get("output_hidden_states")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         pixel_values = self.check_pixel_values(pixel_values)

@@ -1,7 +1,7 @@
 """The plain ViT of Segment Anything (ViT-B, ViT-L, ViT-H)."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from transformers import AutoModel
 from transformers import initialization as init
 from transformers.activations import ACT2CLS
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from sam_variants.configuration.configuration_vit import ImageEncoderViTConfig
@@ -91,9 +92,7 @@ class ImageEncoderViT(ImageEncoderBase):
         return resized.permute(0, 2, 3, 1).to(position.dtype)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs: Any
-    ) -> ImageEncoderOutput:
+    def forward(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> ImageEncoderOutput:
         """Encode images.
 
         Args:
@@ -106,6 +105,7 @@ class ImageEncoderViT(ImageEncoderBase):
         Raises:
             ValueError: for a wrong shape.
         """
+        output_hidden_states = kwargs.get("output_hidden_states")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         tokens_bhwc = self.patch_embed(self.check_pixel_values(pixel_values))
