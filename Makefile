@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX_URL ?=
-PHOTO ?= hub_scripts/photos/coffee.jpg
-PROMPT ?= --box 172,18,410,308
+PHOTO ?= hub_scripts/photos/coins.jpg
+PROMPT ?= --box 303,14,366,74 --box 130,27,181,76 --box 243,93,298,146 --box 23,102,69,148 --box 313,154,381,220
 OUT ?= segmented
 PYTEST_ARGS ?= -n logical --maxprocesses 4
 

@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoProcessor
 
 import sam_variants
 
-BOX = (172, 18, 410, 308)
+BOX = (303, 14, 366, 74)
 
 
 def check(condition: bool, message: str) -> None:
@@ -39,7 +39,7 @@ def check_installation(checkout: Path) -> Path:
     check(version("sam-variants") != "", "the distribution has no version")
     missing = [name for name in sam_variants.__all__ if not hasattr(sam_variants, name)]
     check(not missing, f"names in __all__ that do not exist: {missing}")
-    photo = Path(str(files("sam_variants.hub_scripts") / "photos" / "coffee.jpg"))
+    photo = Path(str(files("sam_variants.hub_scripts") / "photos" / "coins.jpg"))
     checkpoint = Path(sam_variants.default_checkpoint())
     for path in (package / "py.typed", photo, checkpoint / "config.json"):
         check(path.is_file(), f"{path.name} is not in the wheel")

@@ -11,10 +11,11 @@ import numpy as np
 Points = Sequence[Sequence[float]] | np.ndarray
 Labels = Sequence[int] | np.ndarray
 
-# These gave the best means on scenes of the training textures (among tolerances, colour spaces and blurs).
+# These gave the best means on scenes of the training textures, among other tolerances, colour spaces and sizes.
 FLOOD_TOLERANCE = 26
 FLOOD_BLUR = 9
 GRABCUT_RADIUS = 0.08
+GRABCUT_MARGIN = 0.1
 
 LEAST_TOLERANCE = 2
 GRABCUT_COLORS = 5  # of each of the two mixtures; cv2.grabCut needs that many pixels of either kind
@@ -74,8 +75,9 @@ def grabcut_mask(
     """GrabCut (Rother et al., 2004; `cv2.grabCut`) started from clicks, a box, or both.
 
     Without a box, a disc around every positive click starts as probable object and all else as probable background;
-    with one, its inside starts as probable object and its outside is background for good. The centre of each click is
-    certain. Of a result from clicks alone only the connected regions with a positive click are kept.
+    with one, its inside starts as probable object and its outside is background for good, of which only a margin around
+    the box is looked at: far away, the object's colours may return. The centre of each click is certain. Of a result
+    from clicks alone only the connected regions with a positive click are kept.
 
     Args:
         image: H×W×3 uint8 RGB.
@@ -95,18 +97,37 @@ def grabcut_mask(
     if box is None and 1 not in kinds:
         raise ValueError("grabcut_mask needs a positive click or a box")
     seeds = _grabcut_seeds(image.shape[:2], pixels, kinds, box, radius)
-    foreground = (seeds == cv2.GC_PR_FGD) | (seeds == cv2.GC_FGD)
-    if min(foreground.sum(), (~foreground).sum()) < GRABCUT_COLORS:
-        return foreground  # too few pixels of a kind to fit its colours
+    window = _window(image.shape[:2], pixels, box)
+    part = np.ascontiguousarray(seeds[window])
+    if min(_object(part).sum(), (~_object(part)).sum()) < GRABCUT_COLORS:
+        return _object(seeds)  # too few pixels of a kind to fit its colours
+    view = np.ascontiguousarray(image[window])
     cv2.setRNGSeed(0)
-    rectangle: Any = None  # read only by GC_INIT_WITH_RECT; OpenCV's stubs do not know that
-    cv2.grabCut(image, seeds, rectangle, np.zeros((1, 65)), np.zeros((1, 65)), iterations, cv2.GC_INIT_WITH_MASK)
-    mask = (seeds == cv2.GC_PR_FGD) | (seeds == cv2.GC_FGD)
+    cv2.grabCut(view, part, None, np.zeros((1, 65)), np.zeros((1, 65)), iterations, cv2.GC_INIT_WITH_MASK)
+    mask = np.zeros(image.shape[:2], bool)
+    mask[window] = _object(part)
     if box is not None:
         return mask
     _, regions = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     clicked = {int(regions[y, x]) for (x, y), kind in zip(pixels, kinds, strict=True) if kind == 1}
     return np.isin(regions, list(clicked - {0}))
+
+
+def _object(seeds: np.ndarray) -> np.ndarray:
+    return (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
+
+
+def _window(
+    size: tuple[int, int], pixels: list[tuple[int, int]], box: Sequence[float] | np.ndarray | None
+) -> tuple[slice, slice]:
+    """The part of the image that GrabCut is given: all of it, or a box with its margin and all clicks."""
+    if box is None:
+        return slice(0, size[0]), slice(0, size[1])
+    left, top, right, bottom = (round(float(side)) for side in box)
+    margin = max(8, round(GRABCUT_MARGIN * max(right - left, bottom - top)))
+    columns = [left - margin, right + margin, *(x for x, _ in pixels)]
+    rows = [top - margin, bottom + margin, *(y for _, y in pixels)]
+    return slice(max(min(rows), 0), max(rows) + 1), slice(max(min(columns), 0), max(columns) + 1)
 
 
 def _grabcut_seeds(

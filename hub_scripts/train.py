@@ -218,7 +218,7 @@ def train_process(rank: int, settings: Settings) -> None:
         model = SamVariantsModel.from_pretrained(settings.start)
     torch.manual_seed(settings.seed + rank)
     run = Run(
-        model.to(settings.device),
+        model.to(settings.device),  # type: ignore[arg-type]
         RECIPES[settings.recipe],
         settings.caches,
         settings.out,

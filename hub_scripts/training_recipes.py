@@ -34,7 +34,7 @@ class Phase:
     num_objects: int
     rounds: int
     min_area: float
-    caches: tuple[int, ...] = (0, 1)
+    caches: tuple[int, ...] = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,15 @@ RECIPES = {
             Phase(0.55, size=256, batch_size=5, num_objects=12, rounds=2, min_area=0.002),
         )
     ),
+    # the masks are good by now: this one teaches the scores to choose among them
     "continue": Recipe(
-        phases=(Phase(1.0, size=256, batch_size=5, num_objects=12, rounds=3, min_area=0.0015),),
-        learning_rate=5e-4,
-        loss=LossWeights(focal=0.0, cross_entropy=1.0, balance=0.1, dice=1.0, iou=2.0),
+        phases=(
+            Phase(0.35, size=256, batch_size=5, num_objects=12, rounds=2, min_area=0.0015),
+            Phase(0.65, size=320, batch_size=4, num_objects=10, rounds=2, min_area=0.0015),
+        ),
+        learning_rate=6e-4,
+        warmup=100,
+        loss=LossWeights(focal=0.0, cross_entropy=1.0, balance=0.1, dice=1.0, iou=4.0),
     ),
 }
 

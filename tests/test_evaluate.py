@@ -175,6 +175,11 @@ def test_grabcut_takes_boxes() -> None:
     image = painted(inside, outside)
     assert mask_ious(grabcut_mask(image, box=tight_box(inside)), inside) > 0.9
     assert mask_ious(grabcut_mask(image, [(30, 40)], [1], tight_box(inside)), inside) > 0.9
+    # a click outside of the box stays what it was said to be
+    assert grabcut_mask(image, [(72, 60)], [1], tight_box(inside))[60, 72]
+    # colours far from the box say nothing about what is around it
+    twin = painted(disc((96, 96), 20, 20, 10), rectangle((96, 96), 0, 50, 96, 96))
+    assert mask_ious(grabcut_mask(twin, box=(10, 10, 31, 31)), disc((96, 96), 20, 20, 10)) > 0.95
     # nothing is left to learn the background from
     assert grabcut_mask(image, box=(0, 0, 96, 96)).all()
 
