@@ -102,8 +102,9 @@ def grabcut_mask(
     if min(_object(part).sum(), (~_object(part)).sum()) < GRABCUT_COLORS:
         return _object(seeds)  # too few pixels of a kind to fit its colours
     view = np.ascontiguousarray(image[window])
+    rectangle: Any = None  # read only by GC_INIT_WITH_RECT; OpenCV's stubs do not know that
     cv2.setRNGSeed(0)
-    cv2.grabCut(view, part, None, np.zeros((1, 65)), np.zeros((1, 65)), iterations, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(view, part, rectangle, np.zeros((1, 65)), np.zeros((1, 65)), iterations, cv2.GC_INIT_WITH_MASK)
     mask = np.zeros(image.shape[:2], bool)
     mask[window] = _object(part)
     if box is not None:
