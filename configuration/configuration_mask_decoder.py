@@ -22,6 +22,16 @@ class MaskDecoderConfig(PreTrainedConfig):
         iou_head_depth, iou_head_hidden_dim: the MLP that predicts each mask's IoU.
         high_resolution_channels: channels of the encoder's features at a quarter and half of the stride, which are
             added while upscaling as in SAM 2; None for the SAM form without skip connections.
+        sam2_transformer: two-way blocks with SAM 2's parameter names (their MLP is an `MLP`, SAM's an `MLPBlock`).
+        iou_prediction_use_sigmoid: bound the predicted IoU to 0–1.
+        pred_obj_scores: one more token and a head for a score of whether the object is visible at all.
+        pred_obj_scores_mlp: that head is an MLP of three layers instead of one linear layer.
+        use_multimask_token_for_obj_ptr: describe an object by the tokens of the masks that were asked for; False takes
+            the single mask's token always.
+        dynamic_multimask_via_stability: in eval mode, answer a request for one mask with the best of the several where
+            the single one is not stable.
+        dynamic_multimask_stability_delta: mask logits are compared at plus and minus this value.
+        dynamic_multimask_stability_thresh: smallest IoU of the two that counts as stable.
         hidden_act: activation of the upscaling.
         transformer_act: activation of the tokens' MLP.
         layer_norm_eps: epsilon of the transformer's layer norms (the upscaling's has 1e-6).
@@ -45,6 +55,14 @@ class MaskDecoderConfig(PreTrainedConfig):
     iou_head_depth: int = 3
     iou_head_hidden_dim: int = 256
     high_resolution_channels: list[int] | tuple[int, ...] | None = None
+    sam2_transformer: bool = False
+    iou_prediction_use_sigmoid: bool = False
+    pred_obj_scores: bool = False
+    pred_obj_scores_mlp: bool = False
+    use_multimask_token_for_obj_ptr: bool = False
+    dynamic_multimask_via_stability: bool = False
+    dynamic_multimask_stability_delta: float = 0.05
+    dynamic_multimask_stability_thresh: float = 0.98
     hidden_act: str = "gelu"
     transformer_act: str = "relu"
     layer_norm_eps: float = 1e-5

@@ -18,6 +18,7 @@ class PromptEncoderConfig(PreTrainedConfig):
         input_image_size: side of the model's square input in pixels.
         mask_in_chans: hidden channels of the mask prompt's convolutions.
         positional_scale: scale of the random Fourier features (drawn at construction, then loaded with the weights).
+        pad_boxes: let a not-a-point token follow boxes too, as SAM 2 does; SAM has it only behind points without a box.
         hidden_act: activation of the mask prompt's convolutions.
         layer_norm_eps: epsilon of its layer norms.
         initializer_range: standard deviation of the normal initialisation.
@@ -32,6 +33,7 @@ class PromptEncoderConfig(PreTrainedConfig):
     input_image_size: int = 1024
     mask_in_chans: int = 16
     positional_scale: float | int = 1.0
+    pad_boxes: bool = False
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02

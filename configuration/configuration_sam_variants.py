@@ -7,14 +7,18 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from sam_variants.configuration.configuration_hiera import HieraConfig
 from sam_variants.configuration.configuration_image_encoder import ImageEncoderConfig
 from sam_variants.configuration.configuration_mask_decoder import MaskDecoderConfig
 from sam_variants.configuration.configuration_prompt_encoder import PromptEncoderConfig
 from sam_variants.configuration.configuration_tiny_vit import TinyViTConfig
 from sam_variants.configuration.configuration_vit import ImageEncoderViTConfig
 
+IMAGE_MODEL_TYPE = "sam_variants"
+VIDEO_MODEL_TYPE = "sam_variants_video"
+
 VISION_CONFIGS: dict[str, type[ImageEncoderConfig]] = {
-    config_class.model_type: config_class for config_class in (ImageEncoderViTConfig, TinyViTConfig)
+    config_class.model_type: config_class for config_class in (ImageEncoderViTConfig, TinyViTConfig, HieraConfig)
 }
 
 
@@ -41,11 +45,13 @@ class SamVariantsConfig(PreTrainedConfig):
         mask_decoder_config: configuration of the mask decoder, or a dict.
         image_size: side of the square that images are fitted into, in pixels; None takes the encoder's own. Another
             value retargets encoder, prompts and processor together without touching a parameter.
+        use_no_mem_embed: add a learned vector to the embedding of an image that stands alone, as SAM 2 does with frames
+            without memory.
         mask_threshold: logit above which a pixel belongs to the mask.
         initializer_range: standard deviation of the normal initialisation.
     """
 
-    model_type = "sam_variants"
+    model_type = IMAGE_MODEL_TYPE
     sub_configs = {
         "vision_config": AutoConfig,
         "prompt_encoder_config": PromptEncoderConfig,
@@ -56,6 +62,7 @@ class SamVariantsConfig(PreTrainedConfig):
     prompt_encoder_config: dict | PreTrainedConfig | None = None
     mask_decoder_config: dict | PreTrainedConfig | None = None
     image_size: int | None = None
+    use_no_mem_embed: bool = False
     mask_threshold: float | int = 0.0
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
@@ -69,6 +76,17 @@ class SamVariantsConfig(PreTrainedConfig):
         self._check_widths()
         self.image_size = self.vision_config.image_size if self.image_size is None else self.image_size
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read config.json; from a video checkpoint, the image model takes what concerns images."""
+        values, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if cls.model_type == IMAGE_MODEL_TYPE and values.get("model_type") == VIDEO_MODEL_TYPE:
+            own = set(cls.__dataclass_fields__) - {"model_type", "architectures"}
+            values = {name: value for name, value in values.items() if name in own}
+        return values, kwargs
 
     def _check_widths(self) -> None:
         widths = {

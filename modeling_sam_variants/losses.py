@@ -20,6 +20,7 @@ class LossWeights:
             is; the rest counts pixels.
         dice: 1 − dice coefficient of probabilities and target.
         iou: squared error of the predicted IoU.
+        object_score: binary cross-entropy of the score of whether the object is visible, for decoders that have one.
         focal_alpha: weight of foreground pixels in the focal loss; background has 1 − alpha.
         focal_gamma: exponent that plays down pixels that are right already.
     """
@@ -29,6 +30,7 @@ class LossWeights:
     balance: float = 0.0
     dice: float = 1.0
     iou: float = 1.0
+    object_score: float = 1.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
 
@@ -77,8 +79,11 @@ def segmentation_loss(
     labels: Tensor,
     is_object: Tensor | None = None,
     weights: LossWeights | None = None,
+    object_score_logits: Tensor | None = None,
 ) -> Tensor:
     """Loss of promptable segmentation (Kirillov et al., 2023): the best of an object's masks is trained.
+
+    With object scores (Ravi et al., 2024) an object without a pixel in `labels` trains its score alone.
 
     Args:
         pred_masks: mask logits B×P×M×h×w.
@@ -86,6 +91,7 @@ def segmentation_loss(
         labels: ground truth B×P×H×W, bool or in [0, 1], covering the model's square input; averaged down to h×w.
         is_object: B×P bool, False for padding objects, which are left out.
         weights: weights of the terms.
+        object_score_logits: B×P×1, as the decoders with an object score give them.
 
     Returns:
         Scalar mean over the objects; zero (with a gradient) when there are none.
@@ -111,6 +117,12 @@ def segmentation_loss(
         mask_term = mask_term + weights.cross_entropy * cross_entropy_loss(logits, targets, weights.balance)
     iou_term = (iou_scores.float() - mask_iou(logits.detach() > 0, targets > 0.5)) ** 2
     per_object = mask_term.min(dim=-1).values + weights.iou * iou_term.mean(dim=-1)
+    if object_score_logits is not None:
+        is_visible = labels.flatten(2).any(dim=-1).to(per_object)
+        score_term = F.binary_cross_entropy_with_logits(
+            object_score_logits.float().squeeze(-1), is_visible, reduction="none"
+        )
+        per_object = per_object * is_visible + weights.object_score * score_term
     if is_object is None:
         return per_object.mean()
     return (per_object * is_object).sum() / is_object.sum().clamp(min=1)

@@ -6,17 +6,18 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskGeneration
+from transformers import initialization as init
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
-from sam_variants.decoders.mask_decoder import MaskDecoder
+from sam_variants.decoders.mask_decoder import DecodedMasks, MaskDecoder
 from sam_variants.decoders.prompt_encoder import PADDING_COORDINATE, PADDING_LABEL, PromptEncoder
 from sam_variants.encoders.encoder_table import build_image_encoder
 from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.losses import segmentation_loss
 from sam_variants.outputs import ImageEncoderOutput, SamVariantsOutput
-from sam_variants.pretrained_part import PretrainedPart
+from sam_variants.pretrained_part import IMAGE_PARTS, PretrainedPart, other_parts
 from sam_variants.prompt_checks import check_prompts
 
 
@@ -32,16 +33,41 @@ class SamVariantsModel(PretrainedPart):
 
     config: SamVariantsConfig
     base_model_prefix = ""
-    _no_split_modules = ["TinyViTConvolutionalLayer", "TinyViTTransformerLayer", "ViTLayer", "TwoWayAttentionBlock"]
+    _keys_to_ignore_on_load_unexpected = other_parts(*IMAGE_PARTS)
+    _no_split_modules = [
+        "TinyViTConvolutionalLayer",
+        "TinyViTTransformerLayer",
+        "ViTLayer",
+        "HieraLayer",
+        "TwoWayAttentionBlock",
+    ]
     _can_record_outputs = {"mask_decoder_attentions": OutputRecorder(AttentionCore, index=1)}
+
+    def __new__(cls, config: SamVariantsConfig | None = None, *args: Any, **kwargs: Any) -> "SamVariantsModel":
+        """A configuration of the video model builds the video model, which is one of these too."""
+        # Copying and unpickling come without a configuration.
+        model_type = None if config is None else config.model_type
+        return super().__new__(next((kind for kind in cls.__subclasses__() if _takes(kind, model_type)), cls))
 
     def __init__(self, config: SamVariantsConfig) -> None:
         super().__init__(config)
+        self._build_image_parts(config)
+        self.post_init()
+
+    def _build_image_parts(self, config: SamVariantsConfig) -> None:
+        """What every model of the family has, for images and for video."""
         parts: Any = config
         self.image_encoder = build_image_encoder(parts.vision_config)
         self.prompt_encoder = PromptEncoder(parts.prompt_encoder_config)
         self.mask_decoder = MaskDecoder(parts.mask_decoder_config)
-        self.post_init()
+        width = parts.vision_config.out_chans
+        self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, width)) if config.use_no_mem_embed else None
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SamVariantsModel) and module.no_mem_embed is not None:
+            init.trunc_normal_(module.no_mem_embed, std=self.config.initializer_range)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.image_encoder.get_input_embeddings()
@@ -61,6 +87,8 @@ class SamVariantsModel(PretrainedPart):
     def _embeddings_of(self, encoded: ImageEncoderOutput) -> Tensor | list[Tensor]:
         embedding: Any = encoded.last_hidden_state
         skips: Any = encoded.high_resolution_features
+        if self.no_mem_embed is not None:
+            embedding = embedding + self.no_mem_embed.reshape(1, -1, 1, 1)
         if self.config.mask_decoder_config.high_resolution_channels is None:
             return embedding
         return [*self.mask_decoder.project_high_resolution(skips), embedding]
@@ -112,15 +140,22 @@ class SamVariantsModel(PretrainedPart):
         }
         num_images = embedding.shape[0]
         num_objects = check_prompts(prompts, num_images) or 1
-        masks, iou_scores = self._predict(embedding, skips, prompts, num_images * num_objects, multimask_output)
-        pred_masks, iou_scores = (x.unflatten(0, (num_images, num_objects)) for x in (masks, iou_scores))
+        decoded = self._predict(embedding, skips, prompts, num_images * num_objects, multimask_output)
+        pred_masks, iou_scores, object_score_logits = (
+            x.unflatten(0, (num_images, num_objects))
+            for x in (decoded.masks, decoded.iou_scores, decoded.object_score_logits)
+        )
+        scores = object_score_logits if self.config.mask_decoder_config.pred_obj_scores else None
         loss = None
         if labels is not None:
-            loss = segmentation_loss(pred_masks, iou_scores, labels, self._is_object(prompts))
+            loss = segmentation_loss(
+                pred_masks, iou_scores, labels, self._is_object(prompts), object_score_logits=scores
+            )
         return SamVariantsOutput(
             loss=loss,
             iou_scores=iou_scores,
             pred_masks=pred_masks,
+            object_score_logits=scores,
             vision_hidden_states=encoded.hidden_states,
             vision_attentions=encoded.attentions,
         )
@@ -141,8 +176,8 @@ class SamVariantsModel(PretrainedPart):
         prompts: dict[str, Tensor | None],
         num_objects: int,
         multimask_output: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Masks N×M×h×w and IoU N×M of all objects of all images."""
+    ) -> DecodedMasks:
+        """What the decoder says of all objects of all images."""
         points, point_labels, boxes, masks = (
             None if prompt is None else prompt.flatten(0, 1) for prompt in prompts.values()
         )
@@ -172,6 +207,12 @@ class SamVariantsModel(PretrainedPart):
         if masks is not None:
             found.append(~masks.isnan().flatten(2).all(dim=-1))
         return torch.stack(found).any(dim=0) if found else None
+
+
+def _takes(kind: type[SamVariantsModel], model_type: str | None) -> bool:
+    """Whether a class is the one for a configuration's `model_type`."""
+    config_class: Any = kind.config_class
+    return config_class.model_type == model_type
 
 
 AutoModel.register(SamVariantsConfig, SamVariantsModel, exist_ok=True)

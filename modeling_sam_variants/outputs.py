@@ -26,6 +26,19 @@ class ImageEncoderOutput(ModelOutput):
 
 
 @dataclass
+class MemoryEncoderOutput(ModelOutput):
+    """Output of the memory encoder.
+
+    Attributes:
+        memory_features: what is remembered of each object, P×out_dim×h×w.
+        memory_position: position encoding of its cells, of the same size.
+    """
+
+    memory_features: Tensor | None = None
+    memory_position: Tensor | None = None
+
+
+@dataclass
 class SamVariantsOutput(ModelOutput):
     """Output of the promptable models.
 
@@ -33,6 +46,7 @@ class SamVariantsOutput(ModelOutput):
         loss: scalar, when labels are given.
         pred_masks: mask logits, B×P×M×h×w at a quarter of the input's size, for P objects with M masks each.
         iou_scores: predicted IoU of every mask, B×P×M.
+        object_score_logits: B×P×1, above 0 when the object is visible; None for decoders without such a score.
         vision_hidden_states: hidden states of the image encoder, when asked for.
         vision_attentions: its attention probabilities, when asked for (eager attention).
         mask_decoder_attentions: those of the mask decoder.
@@ -41,6 +55,7 @@ class SamVariantsOutput(ModelOutput):
     loss: Tensor | None = None
     iou_scores: Tensor | None = None
     pred_masks: Tensor | None = None
+    object_score_logits: Tensor | None = None
     vision_hidden_states: tuple[Tensor, ...] | None = None
     vision_attentions: tuple[Tensor, ...] | None = None
     mask_decoder_attentions: tuple[Tensor, ...] | None = None

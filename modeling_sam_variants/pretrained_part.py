@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -14,6 +16,25 @@ from sam_variants.layers.layer_norm_2d import LayerNorm2d
 from sam_variants.layers.position_embedding_random import PositionEmbeddingRandom
 from sam_variants.layers.tiny_vit_attention import TinyAttention, attention_bias_indexes
 from sam_variants.layers.tiny_vit_convolutions import Conv2d_BN
+
+# What whole checkpoints consist of, by the beginnings of their parameter names.
+IMAGE_PARTS = ("image_encoder", "prompt_encoder", "mask_decoder", "no_mem_embed")
+VIDEO_PARTS = (
+    "memory_attention",
+    "memory_encoder",
+    "maskmem_tpos_enc",
+    "mask_downsample",
+    "no_mem_pos_enc",
+    "no_obj_ptr",
+    "no_obj_embed_spatial",
+    "obj_ptr_proj",
+    "obj_ptr_tpos_proj",
+)
+
+
+def other_parts(*own: str) -> list[str]:
+    """Patterns of the parameters of a whole checkpoint that don't belong to the parts named."""
+    return [rf"^{part}(\.|$)" for part in (*IMAGE_PARTS, *VIDEO_PARTS) if part not in own]
 
 
 class PretrainedPart(PreTrainedModel):
@@ -85,3 +106,16 @@ class PretrainedPart(PreTrainedModel):
         if self._is_fused:
             raise ValueError("the model is fused for inference and has no checkpoint; save it before calling fuse()")
         return super().save_pretrained(save_directory, *args, **kwargs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Inference with a model that its owner may be training: afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
+    try:
+        yield model
+    finally:
+        for module in training:
+            module.training = True

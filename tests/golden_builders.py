@@ -7,6 +7,24 @@ from functools import partial
 from typing import Any
 
 import torch
+from golden_hiera import (
+    build_hiera,
+    build_image_encoder,
+    build_wide_fpn_neck,
+    run_image_encoder,
+    run_position_embedding,
+)
+from golden_memory import build_memory_attention, build_memory_attention_layer, build_memory_encoder
+from golden_sam2_functions import run_sam2_function
+from golden_sam2_images import (
+    build_sam2,
+    build_sam2_mask_decoder,
+    run_fill_holes,
+    run_predict,
+    run_predict_batch,
+    run_set_image,
+    run_skip_convolutions,
+)
 from golden_whole_models import run_predictor, run_sam_forward
 from torch import Tensor, nn
 
@@ -19,6 +37,7 @@ from sam_variants.decoders.mask_decoder import MaskDecoder
 from sam_variants.decoders.prompt_encoder import PromptEncoder
 from sam_variants.encoders.encoder_tiny_vit import TinyViT
 from sam_variants.encoders.encoder_vit import ImageEncoderViT
+from sam_variants.encoders.fpn_neck import FpnNeck
 from sam_variants.layers.attention import Attention
 from sam_variants.layers.cx_block import CXBlock
 from sam_variants.layers.drop_path import DropPath
@@ -26,6 +45,8 @@ from sam_variants.layers.fuser import Fuser
 from sam_variants.layers.layer_norm_2d import LayerNorm2d
 from sam_variants.layers.mask_down_sampler import MaskDownSampler
 from sam_variants.layers.mlp import MLP, MLPBlock
+from sam_variants.layers.multi_scale_attention import MultiScaleAttention
+from sam_variants.layers.multi_scale_block import MultiScaleBlock
 from sam_variants.layers.patch_embed import PatchEmbed
 from sam_variants.layers.pooling import do_pool
 from sam_variants.layers.position_embedding_random import PositionEmbeddingRandom
@@ -40,6 +61,7 @@ from sam_variants.layers.vit_block import Block
 from sam_variants.modeling_sam_variants import SamVariantsModel
 
 SAM = "segment_anything.modeling"
+SAM2 = "sam2.modeling"
 TINY = ("mobile_sam.modeling.tiny_vit_sam", "ultralytics.models.sam.modules.tiny_encoder")
 UL = "ultralytics.models.sam.modules"
 
@@ -47,6 +69,18 @@ UL = "ultralytics.models.sam.modules"
 def tiny_mlp(**arguments: Any) -> nn.Module:
     """One of the two published forms names the activation `activation`."""
     return TinyMLP(**{"act_layer" if name == "activation" else name: value for name, value in arguments.items()})
+
+
+def sam2_mlp(**arguments: Any) -> nn.Module:
+    """SAM 2 spells two arguments out."""
+    short = {"activation": "act", "sigmoid_output": "sigmoid"}
+    return MLP(**{short.get(name, name): value for name, value in arguments.items()})
+
+
+class SAM2PositionEmbeddingRandom(PositionEmbeddingRandom):
+    """One case calls a private method by its official name."""
+
+    _pe_encoding = PositionEmbeddingRandom._encode
 
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -62,6 +96,8 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     f"{UL}.blocks.DropPath": DropPath,
     f"{UL}.blocks.Fuser": Fuser,
     f"{UL}.blocks.MaskDownSampler": MaskDownSampler,
+    f"{UL}.blocks.MultiScaleAttention": MultiScaleAttention,
+    f"{UL}.blocks.MultiScaleBlock": MultiScaleBlock,
     f"{UL}.blocks.PatchEmbed": PatchEmbed,
     f"{UL}.blocks.PositionEmbeddingRandom": PositionEmbeddingRandom,
     f"{UL}.blocks.PositionEmbeddingSine": PositionEmbeddingSine,
@@ -69,10 +105,24 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     f"{UL}.blocks.RoPEAttention": RoPEAttention,
     f"{UL}.blocks.SAM2TwoWayAttentionBlock": SAM2TwoWayAttentionBlock,
     f"{UL}.blocks.SAM2TwoWayTransformer": SAM2TwoWayTransformer,
+    f"{UL}.encoders.FpnNeck": build_wide_fpn_neck,
     "ultralytics.nn.modules.transformer.LayerNorm2d": lambda num_channels: LayerNorm2d(num_channels),
     "ultralytics.nn.modules.transformer.MLP": MLP,
     "ultralytics.nn.modules.transformer.MLPBlock": MLPBlock,
+    f"{SAM2}.backbones.hieradet.MultiScaleAttention": MultiScaleAttention,
+    f"{SAM2}.backbones.hieradet.MultiScaleBlock": MultiScaleBlock,
+    f"{SAM2}.backbones.image_encoder.FpnNeck": FpnNeck,
+    f"{SAM2}.backbones.utils.PatchEmbed": partial(PatchEmbed, (7, 7), (4, 4), (3, 3)),
+    f"{SAM2}.memory_encoder.CXBlock": CXBlock,
+    f"{SAM2}.memory_encoder.Fuser": Fuser,
+    f"{SAM2}.memory_encoder.MaskDownSampler": MaskDownSampler,
+    f"{SAM2}.position_encoding.PositionEmbeddingRandom": SAM2PositionEmbeddingRandom,
+    f"{SAM2}.position_encoding.PositionEmbeddingSine": PositionEmbeddingSine,
+    f"{SAM2}.sam.transformer.RoPEAttention": RoPEAttention,
+    f"{SAM2}.sam.transformer.TwoWayTransformer": SAM2TwoWayTransformer,
+    f"{SAM2}.sam2_utils.MLP": sam2_mlp,
     "torch.nn.LayerNorm": nn.LayerNorm,
+    "torch.nn.MaxPool2d": nn.MaxPool2d,
 }
 for package, mlp_name in zip(TINY, ("Mlp", "MLP"), strict=True):
     BUILDERS |= {
@@ -174,6 +224,20 @@ WHOLE_MODELS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     f"{UL}.encoders.PromptEncoder": build_prompt_encoder,
     f"{SAM}.mask_decoder.MaskDecoder": lambda spec: MaskDecoder(mask_decoder_config(spec)),
     f"{UL}.decoders.MaskDecoder": lambda spec: MaskDecoder(mask_decoder_config(spec)),
+    f"{SAM2}.backbones.hieradet.Hiera": build_hiera,
+    f"{SAM2}.backbones.image_encoder.ImageEncoder": build_image_encoder,
+    f"{UL}.encoders.Hiera": build_hiera,
+    f"{UL}.encoders.ImageEncoder": build_image_encoder,
+    f"{SAM2}.sam.prompt_encoder.PromptEncoder": build_prompt_encoder,
+    f"{SAM2}.memory_attention.MemoryAttention": build_memory_attention,
+    f"{SAM2}.memory_attention.MemoryAttentionLayer": build_memory_attention_layer,
+    f"{SAM2}.memory_encoder.MemoryEncoder": build_memory_encoder,
+    f"{UL}.memory_attention.MemoryAttention": build_memory_attention,
+    f"{UL}.memory_attention.MemoryAttentionLayer": build_memory_attention_layer,
+    f"{UL}.encoders.MemoryEncoder": build_memory_encoder,
+    f"{SAM2}.sam.mask_decoder.MaskDecoder": build_sam2_mask_decoder,
+    f"{UL}.decoders.SAM2MaskDecoder": build_sam2_mask_decoder,
+    f"{SAM2}.sam2_base.SAM2Base": build_sam2,
     f"{SAM}.sam.Sam": build_sam,
     "mobile_sam.modeling.sam.Sam": build_sam,
 }
@@ -237,6 +301,14 @@ RUNNERS: dict[str | tuple[str, str], Callable[..., dict[str, Tensor]]] = {
     "Conv2d_BN.fuse": run_fuse,
     "Sam.forward": run_sam_forward,
     "SamPredictor.predict": run_predictor,
+    "predict": run_predict,
+    "predict_batch": run_predict_batch,
+    "set_image": run_set_image,
+    ("sam2_fill_holes", "see note"): run_fill_holes,
+    ("sam2_functions", "see note"): run_sam2_function,
+    ("sam2_mask_decoder", "see note"): run_skip_convolutions,
+    ("sam2_hiera", "see note"): run_position_embedding,
     ("ul_do_pool", "see note"): run_do_pool,
     ("ul_drop_path", "see note"): run_drop_path,
+    ("ul_image_encoder", "forward"): run_image_encoder,
 }

@@ -64,8 +64,18 @@ def load_golden(name: str) -> Golden:
     weights = {}
     if (folder / "weights.safetensors").exists():
         stored = load_file(folder / "weights.safetensors")
-        weights = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
-    return Golden(name, json.loads((folder / "config.json").read_text()), weights, load_file(folder / "io.safetensors"))
+        weights = {
+            our_name(key): value.float() if value.is_floating_point() else value for key, value in stored.items()
+        }
+    config, io = json.loads((folder / "config.json").read_text()), load_file(folder / "io.safetensors")
+    # Tensors that several cases share are stored once.
+    io |= {name: io[stored] for name, stored in config.get("aliases", {}).items() if name not in io and stored in io}
+    return Golden(name, config, weights, io)
+
+
+def our_name(key: str) -> str:
+    """SAM 2 gives two parts a prefix that SAM does without, and so do we."""
+    return key.removeprefix("sam_") if key.startswith(("sam_prompt_encoder.", "sam_mask_decoder.")) else key
 
 
 def case_differences(golden: Golden, case: dict[str, Any]) -> dict[str, float]:

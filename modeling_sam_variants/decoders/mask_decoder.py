@@ -1,7 +1,7 @@
 """The mask decoder: image embedding and prompts become masks with their predicted quality."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +13,42 @@ from sam_variants.configuration.configuration_mask_decoder import MaskDecoderCon
 from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.layers.layer_norm_2d import LayerNorm2d
 from sam_variants.layers.mlp import MLP
+from sam_variants.layers.sam2_two_way_transformer import SAM2TwoWayTransformer
 from sam_variants.layers.two_way_transformer import TwoWayTransformer
-from sam_variants.pretrained_part import PretrainedPart
+from sam_variants.pretrained_part import PretrainedPart, other_parts
+
+# The score of an object whose decoder has no head for it: certainly there.
+PRESENT_SCORE = 10.0
+
+
+class DecodedMasks(NamedTuple):
+    """What the decoder says of N objects with M masks each.
+
+    Attributes:
+        masks: logits N×M×4h×4w.
+        iou_scores: predicted IoU N×M.
+        object_tokens: the output tokens that describe the object, N×M×C, or N×1×C where there is one for all masks.
+        object_score_logits: N×1, above 0 when the object is visible; 10 where the decoder has no head for it.
+    """
+
+    masks: Tensor
+    iou_scores: Tensor
+    object_tokens: Tensor
+    object_score_logits: Tensor
 
 
 class MaskDecoder(PretrainedPart):
-    """Predicts masks from an image embedding and prompt embeddings (segment-anything; SAM 2's skip connections).
+    """Predicts masks from an image embedding and prompt embeddings (segment-anything, and SAM 2's form of it).
 
     Args:
-        config: widths, and whether high-resolution features are used.
+        config: widths, and which of SAM 2's additions there are.
     """
 
     config: MaskDecoderConfig
     base_model_prefix = "mask_decoder"
     main_input_name = "image_embeddings"
     supports_gradient_checkpointing = False
-    _keys_to_ignore_on_load_unexpected = [r"^image_encoder\.", r"^prompt_encoder\."]
+    _keys_to_ignore_on_load_unexpected = other_parts("mask_decoder")
     _can_record_outputs = {"mask_decoder_attentions": OutputRecorder(AttentionCore, index=1)}
 
     def __init__(self, config: MaskDecoderConfig) -> None:
@@ -37,7 +57,8 @@ class MaskDecoder(PretrainedPart):
         activation: Any = ACT2CLS[config.hidden_act]
         transformer_activation: Any = ACT2CLS[config.transformer_act]
         self.num_mask_tokens = config.num_multimask_outputs + 1
-        self.transformer = TwoWayTransformer(
+        transformer_class = SAM2TwoWayTransformer if config.sam2_transformer else TwoWayTransformer
+        self.transformer = transformer_class(
             config.transformer_depth,
             width,
             config.transformer_num_heads,
@@ -62,7 +83,16 @@ class MaskDecoder(PretrainedPart):
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP(width, width, width // 8, 3) for _ in range(self.num_mask_tokens)
         )
-        self.iou_prediction_head = MLP(width, config.iou_head_hidden_dim, self.num_mask_tokens, config.iou_head_depth)
+        self.iou_prediction_head = MLP(
+            width,
+            config.iou_head_hidden_dim,
+            self.num_mask_tokens,
+            config.iou_head_depth,
+            sigmoid=config.iou_prediction_use_sigmoid,
+        )
+        if config.pred_obj_scores:
+            self.obj_score_token = nn.Embedding(1, width)
+            self.pred_obj_score_head = MLP(width, width, 1, 3) if config.pred_obj_scores_mlp else nn.Linear(width, 1)
         self.post_init()
 
     def project_high_resolution(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -78,7 +108,7 @@ class MaskDecoder(PretrainedPart):
         multimask_output: bool = True,
         high_resolution_features: Sequence[Tensor] | None = None,
         token_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> DecodedMasks:
         """Predict masks for N objects on B images; N is a multiple of B and objects of one image follow each other.
 
         Args:
@@ -86,12 +116,13 @@ class MaskDecoder(PretrainedPart):
             image_pe: position encoding, 1×C×h×w.
             sparse_prompt_embeddings: tokens N×K×C, or None.
             dense_prompt_embeddings: N×C×h×w.
-            multimask_output: the masks for ambiguous prompts instead of the single one.
+            multimask_output: the masks for ambiguous prompts instead of the single one. The single one is replaced by
+                the best of them where it is not stable, if the configuration says so and the module is in eval mode.
             high_resolution_features: what `project_high_resolution` gave, where the configuration has it.
             token_mask: N×K bool, False for padding tokens.
 
         Returns:
-            Mask logits N×M×4h×4w and predicted IoU N×M.
+            `DecodedMasks`.
 
         Raises:
             ValueError: when N is no multiple of B, or the high-resolution features are missing or not expected.
@@ -102,7 +133,7 @@ class MaskDecoder(PretrainedPart):
         num_images, num_objects = image_embeddings.shape[0], dense_prompt_embeddings.shape[0]
         if num_objects % num_images:
             raise ValueError(f"{num_objects} objects cannot be shared out over {num_images} images")
-        masks, iou_scores = self.predict_masks(
+        masks, iou_scores, mask_tokens, object_score_logits = self.predict_masks(
             image_embeddings,
             image_pe,
             sparse_prompt_embeddings,
@@ -111,7 +142,26 @@ class MaskDecoder(PretrainedPart):
             token_mask,
         )
         chosen = slice(1, None) if multimask_output else slice(0, 1)
-        return masks[:, chosen], iou_scores[:, chosen]
+        described_by = chosen if self.config.use_multimask_token_for_obj_ptr else slice(0, 1)
+        object_tokens = mask_tokens[:, described_by]
+        if not multimask_output and self.config.dynamic_multimask_via_stability and not self.training:
+            return DecodedMasks(*self._stable_masks(masks, iou_scores), object_tokens, object_score_logits)
+        return DecodedMasks(masks[:, chosen], iou_scores[:, chosen], object_tokens, object_score_logits)
+
+    def _stable_masks(self, masks: Tensor, iou_scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The single mask where it is stable, else the best of the several: N×1×h×w and N×1."""
+        delta = self.config.dynamic_multimask_stability_delta
+        single = masks[:, :1].flatten(2)
+        inner, outer = (single > delta).sum(dim=-1).float(), (single > -delta).sum(dim=-1).float()
+        stability = torch.where(outer > 0, inner / outer, torch.ones_like(inner))
+        is_stable = stability >= self.config.dynamic_multimask_stability_thresh
+        best = iou_scores[:, 1:].argmax(dim=-1, keepdim=True) + 1
+        best_masks = masks.take_along_dim(best[..., None, None], dim=1)
+        best_scores = iou_scores.take_along_dim(best, dim=1)
+        return (
+            torch.where(is_stable[..., None, None], masks[:, :1], best_masks),
+            torch.where(is_stable, iou_scores[:, :1], best_scores),
+        )
 
     def predict_masks(
         self,
@@ -121,11 +171,16 @@ class MaskDecoder(PretrainedPart):
         dense_prompt_embeddings: Tensor,
         high_resolution_features: Sequence[Tensor] | None = None,
         token_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """All masks of every object, the single one first; arguments and results as in `forward`."""
+    ) -> DecodedMasks:
+        """All masks of every object with their tokens, the single one first; arguments as in `forward`."""
         tokens, image_tokens = self._transform(
             image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, token_mask
         )
+        if self.config.pred_obj_scores:
+            object_score_logits = self.pred_obj_score_head(tokens[:, 0])
+            tokens = tokens[:, 1:]
+        else:
+            object_score_logits = tokens.new_full((tokens.shape[0], 1), PRESENT_SCORE)
         mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
         size = image_embeddings.shape[-2:]
         upscaled = self._upscale(image_tokens.transpose(1, 2).unflatten(2, size), high_resolution_features)
@@ -133,7 +188,7 @@ class MaskDecoder(PretrainedPart):
             [mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
         masks = (hyper_in @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
-        return masks, self.iou_prediction_head(tokens[:, 0])
+        return DecodedMasks(masks, self.iou_prediction_head(tokens[:, 0]), mask_tokens, object_score_logits)
 
     def _transform(
         self,
@@ -143,10 +198,12 @@ class MaskDecoder(PretrainedPart):
         dense: Tensor,
         token_mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Run the two-way transformer: output tokens N×T×C (IoU, masks, prompts) and image tokens N×hw×C."""
+        """Run the two-way transformer: output tokens N×T×C (score, IoU, masks, prompts) and image tokens N×hw×C."""
         num_objects = dense.shape[0]
         rows = torch.arange(self.num_mask_tokens, device=dense.device)
         output_tokens = torch.cat([self.iou_token(rows[:1]), self.mask_tokens(rows)])
+        if self.config.pred_obj_scores:
+            output_tokens = torch.cat([self.obj_score_token(rows[:1]), output_tokens])
         tokens = output_tokens.expand(num_objects, -1, -1)
         if sparse is not None:
             tokens = torch.cat([tokens, sparse.to(tokens.dtype)], dim=1)

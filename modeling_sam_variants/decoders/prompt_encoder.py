@@ -11,7 +11,7 @@ from transformers.activations import ACT2CLS
 from sam_variants.configuration.configuration_prompt_encoder import PromptEncoderConfig
 from sam_variants.layers.layer_norm_2d import LayerNorm2d
 from sam_variants.layers.position_embedding_random import PositionEmbeddingRandom
-from sam_variants.pretrained_part import PretrainedPart
+from sam_variants.pretrained_part import PretrainedPart, other_parts
 
 NOT_A_POINT_LABEL = -1
 PADDING_LABEL = -10
@@ -37,7 +37,7 @@ class PromptEncoder(PretrainedPart):
     base_model_prefix = "prompt_encoder"
     main_input_name = "points"
     supports_gradient_checkpointing = False
-    _keys_to_ignore_on_load_unexpected = [r"^image_encoder\.", r"^mask_decoder\."]
+    _keys_to_ignore_on_load_unexpected = other_parts("prompt_encoder")
 
     def __init__(self, config: PromptEncoderConfig) -> None:
         super().__init__(config)
@@ -151,6 +151,14 @@ class PromptEncoder(PretrainedPart):
             raise ValueError(f"prompts disagree on the number of objects: {counts}")
         return first
 
+    def _padded(self, has_points: Tensor | None, has_box: Tensor | None) -> Tensor | None:
+        """Which objects get a not-a-point token, N×1 bool, or None; None in stands for no such prompts."""
+        if has_points is None:
+            return has_box if self.config.pad_boxes else None
+        if has_box is None:
+            return has_points
+        return has_points | has_box if self.config.pad_boxes else has_points & ~has_box
+
     def encode_objects(
         self,
         points: Tensor | None,
@@ -176,21 +184,19 @@ class PromptEncoder(PretrainedPart):
         num_objects = given[0].shape[0] if given else 1
         tokens: list[Tensor] = []
         validity: list[Tensor] = []
-        has_box = None if boxes is None else (boxes != PADDING_COORDINATE).any(dim=-1, keepdim=True)
+        has_points = has_box = None
         if points is not None and labels is not None:
-            is_point = labels != PADDING_LABEL
-            needs_padding_point = is_point.any(dim=-1, keepdim=True)
-            if has_box is not None:
-                needs_padding_point = needs_padding_point & ~has_box
-            tokens.append(
-                self._embed_points(
-                    F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=NOT_A_POINT_LABEL), image_size
-                )
-            )
-            validity += [is_point, needs_padding_point]
-        if boxes is not None and has_box is not None:
+            tokens.append(self._embed_points(points, labels, image_size))
+            validity.append(labels != PADDING_LABEL)
+            has_points = validity[-1].any(dim=-1, keepdim=True)
+        if boxes is not None:
             tokens.append(self._embed_boxes(boxes[:, None], image_size))
+            has_box = (boxes != PADDING_COORDINATE).any(dim=-1, keepdim=True)
             validity.append(has_box.expand(-1, 2))
+        padded = self._padded(has_points, has_box)
+        if padded is not None:
+            tokens.append(self._look_up(self.not_a_point_embed, padded.device).expand(num_objects, 1, -1))
+            validity.append(padded)
         dense = self._no_mask(num_objects, size, image_embedding.device)
         if masks is not None:
             has_mask = ~masks.isnan().flatten(1).all(dim=1)[:, None, None, None]

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from sam_variants.configuration.configuration_image_encoder import ImageEncoderConfig
-from sam_variants.pretrained_part import PretrainedPart
+from sam_variants.pretrained_part import PretrainedPart, other_parts
 
 
 class ImageEncoderBase(PretrainedPart):
@@ -14,7 +14,7 @@ class ImageEncoderBase(PretrainedPart):
 
     config: ImageEncoderConfig
     base_model_prefix = "image_encoder"
-    _keys_to_ignore_on_load_unexpected = [r"^prompt_encoder\.", r"^mask_decoder\."]
+    _keys_to_ignore_on_load_unexpected = other_parts("image_encoder")
 
     def check_pixel_values(self, pixel_values: Tensor | None) -> Tensor:
         """Check shape and size of the input.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from sam_variants.configuration.configuration_image_encoder import ImageEncoderConfig
 from sam_variants.encoders.encoder_base import ImageEncoderBase
+from sam_variants.encoders.encoder_hiera import ImageEncoder
 from sam_variants.encoders.encoder_tiny_vit import TinyViT
 from sam_variants.encoders.encoder_vit import ImageEncoderViT
 
 IMAGE_ENCODERS: dict[str, type[ImageEncoderBase]] = {
     "sam_variants_vit": ImageEncoderViT,
     "sam_variants_tiny_vit": TinyViT,
+    "sam_variants_hiera": ImageEncoder,
 }
 
 

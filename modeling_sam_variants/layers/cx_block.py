@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from sam_variants.layers.drop_path import DropPath
 from sam_variants.layers.layer_norm_2d import LayerNorm2d
+from sam_variants.layers.token_linear import TokenLinear
 
 
 class CXBlock(nn.Module):
@@ -39,9 +40,9 @@ class CXBlock(nn.Module):
             )
         self.dwconv = nn.Conv2d(dim, dim, kernel_size, padding=padding, groups=dim if use_dwconv else 1)
         self.norm = LayerNorm2d(dim, eps=1e-6)
-        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.pwconv1 = TokenLinear(dim, 4 * dim)
         self.act = nn.GELU()
-        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.pwconv2 = TokenLinear(4 * dim, dim)
         has_scale = layer_scale_init_value > 0
         self.gamma = nn.Parameter(torch.full((dim,), float(layer_scale_init_value))) if has_scale else None
         self.drop_path = DropPath(drop_path)

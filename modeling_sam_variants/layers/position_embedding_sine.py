@@ -1,4 +1,4 @@
-"""Sine and cosine position encoding of feature maps, points and boxes."""
+"""Sine and cosine position encoding of feature maps, points, boxes and time."""
 
 import math
 
@@ -108,3 +108,27 @@ class PositionEmbeddingSine(nn.Module):
         wavelengths = self.temperature ** (2 * pairs / self.num_feats_per_axis)
         angles = position[..., None] / wavelengths
         return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2).to(position.dtype)
+
+
+def sine_encoding_1d(pos: Tensor, dim: int, temperature: float = 10000) -> Tensor:
+    """Encode numbers, such as the times of object pointers; follows `get_1d_sine_pe` of SAM 2.
+
+    Args:
+        pos: numbers, of any shape.
+        dim: channels of the encoding, an even number.
+        temperature: base of the geometric series of wavelengths, each of which two neighbouring channels share.
+
+    Returns:
+        …×dim, float32 or the dtype of `pos`, if that is a floating one: first all sines, then all cosines.
+
+    Raises:
+        ValueError: `dim` is not a positive even number.
+    """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"dim must be a positive even number, got {dim}.")
+    num_waves = dim // 2
+    channels = torch.arange(num_waves, dtype=torch.float32, device=pos.device)
+    wavelengths = temperature ** (2 * channels.div(2, rounding_mode="floor") / num_waves)
+    angles = pos[..., None] / wavelengths
+    encoding = torch.cat((angles.sin(), angles.cos()), dim=-1)
+    return encoding.to(pos.dtype) if pos.is_floating_point() else encoding

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam_variants.layers.attention import Attention
+from sam_variants.layers.attention_core import AttentionCore
+from sam_variants.layers.blockwise_attention import blocks_pay, blockwise_attention
+from sam_variants.layers.token_linear import TokenLinear
+
+COMPLEX_DEVICES = ("cpu", "cuda")
 
 
 def axial_rotary_angles(
@@ -34,17 +40,25 @@ def axial_rotary_angles(
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn neighbouring channels of B×heads×N×d by angles, given as cosine and sine N×(d / 2), in float32."""
-    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    """Turn neighbouring channels of …×N×d by angles, given as cosine and sine N×(d / 2), in float32 or better.
+
+    On CPU and CUDA a pair is one complex number, which takes a single pass instead of seven; while a graph is traced,
+    and elsewhere, it is two real ones. The values are the same.
+    """
+    pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
+    if x.device.type in COMPLEX_DEVICES and not torch.compiler.is_compiling():
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    else:
+        first, second = pairs.unbind(-1)
+        rotated = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
     return rotated.flatten(-2).to(x.dtype)
 
 
 class RoPEAttention(Attention):
     """`Attention` with rotary encoding of queries and keys on a 2-D map; follows SAM 2's `RoPEAttention`.
 
-    Different from there: the angles are computed in the forward, in float32 and without complex numbers, so that
-    they follow every device and the module can be compiled and exported.
+    Different from there: the angles are computed in the forward, in float32, so that they follow every device, and
+    the module can be compiled and exported.
 
     Args:
         embedding_dim: channels of queries and output.
@@ -55,6 +69,7 @@ class RoPEAttention(Attention):
         rope_k_repeat: whether keys may be several maps in a row, each encoded like the queries' map.
         feat_sizes: (width, height) of the queries' map, in SAM 2's order. Another number of queries is taken as a
             square map.
+        dropout: dropout on the attention probabilities in train mode.
 
     Raises:
         ValueError: the heads don't divide the channels, or a head's channels are not a multiple of four.
@@ -69,9 +84,13 @@ class RoPEAttention(Attention):
         *,
         rope_theta: float = 10000.0,
         rope_k_repeat: bool = False,
-        feat_sizes: tuple[int, int] | list[int] = (32, 32),
+        feat_sizes: Sequence[int] = (32, 32),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(embedding_dim, num_heads, downsample_rate, kv_in_dim)
+        for name, linear in list(self.named_children()):
+            if isinstance(linear, nn.Linear):
+                setattr(self, name, TokenLinear(linear.in_features, linear.out_features))
         self.head_dim = self.internal_dim // num_heads
         if self.head_dim % 4:
             raise ValueError(
@@ -80,6 +99,7 @@ class RoPEAttention(Attention):
         self.rope_theta = rope_theta
         self.rope_k_repeat = rope_k_repeat
         self.feat_sizes = (int(feat_sizes[0]), int(feat_sizes[1]))
+        self.dropout = dropout
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, num_k_exclude_rope: int = 0
@@ -100,18 +120,33 @@ class RoPEAttention(Attention):
         Raises:
             ValueError: Nq is neither the size of `feat_sizes` nor a square, or the rotated keys don't fit the queries.
         """
-        query, key, value = (
-            self._split_heads(projection(x)) for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )
+        query, key = self._split_heads(self.q_proj(q)), self._split_heads(self.k_proj(k))
         num_rotated = key.shape[-2] - num_k_exclude_rope
         num_maps = self._num_key_maps(query.shape[-2], num_rotated)
         angles = axial_rotary_angles(self.head_dim, self._map_size(query.shape[-2]), self.rope_theta, q.device)
         cos, sin = angles.cos(), angles.sin()
         query = rotate_pairs(query, cos, sin)
-        rotated = rotate_pairs(key[:, :, :num_rotated], cos.repeat(num_maps, 1), sin.repeat(num_maps, 1))
-        key = torch.cat((rotated, key[:, :, num_rotated:]), dim=-2)
-        attended, _ = self.core(query, key, value, mask)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        maps = key[:, :, :num_rotated].unflatten(2, (num_maps, query.shape[-2]))
+        rotated = rotate_pairs(maps, cos, sin).flatten(2, 3)
+        key = torch.cat((rotated, key[:, :, num_rotated:]), dim=-2) if num_k_exclude_rope else rotated
+        attended = self._attend_in_blocks(query, key, v) if mask is None else None
+        if attended is None:
+            value = self._split_heads(self.v_proj(v))
+            heads, _ = self.core(query, key, value, mask, dropout_p=self.dropout if self.training else 0.0)
+            attended = heads.transpose(1, 2).flatten(2)
+        return self.out_proj(attended)
+
+    def _attend_in_blocks(self, query: Tensor, key: Tensor, v: Tensor) -> Tensor | None:
+        """The attention before the output projection, B×Nq×internal_dim, or None where the core has to compute it."""
+        has_dropout = self.training and self.dropout > 0
+        if has_dropout or not blocks_pay(query, key) or not _is_fused(self.core):
+            return None
+        if self.num_heads > 1 or v.shape[-1] > self.internal_dim:
+            heads = blockwise_attention(query, key, self._split_heads(self.v_proj(v)))
+            return None if heads is None else heads.transpose(1, 2).flatten(2)
+        # Probabilities add up to one: the mean of projected values is the projection of their mean, which is narrower.
+        mean = blockwise_attention(query, key, v[:, None])
+        return None if mean is None else self.v_proj(mean[:, 0])
 
     def _map_size(self, num_queries: int) -> tuple[int, int]:
         if num_queries == self.feat_sizes[0] * self.feat_sizes[1]:
@@ -133,3 +168,10 @@ class RoPEAttention(Attention):
                 f"k without num_k_exclude_rope must have {allowed} q's {num_queries} tokens, got {num_rotated}."
             )
         return num_rotated // num_queries
+
+
+def _is_fused(core: AttentionCore) -> bool:
+    """Whether a core would call torch's fused kernel and nobody wants to see the probabilities."""
+    config = getattr(core.attention_function, "config", None)
+    implementation = "sdpa" if core.attention_function is None else getattr(config, "_attn_implementation", None)
+    return implementation == "sdpa" and not core._forward_hooks

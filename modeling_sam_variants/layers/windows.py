@@ -22,7 +22,8 @@ def window_partition(x_bhwc: Tensor, window_size: int) -> tuple[Tensor, tuple[in
     if window_size < 1:
         raise ValueError(f"window_size must be a positive number of tokens, got {window_size}.")
     height, width = x_bhwc.shape[1], x_bhwc.shape[2]
-    x_bhwc = F.pad(x_bhwc, (0, 0, 0, -width % window_size, 0, -height % window_size))
+    if height % window_size or width % window_size:  # padding by nothing would copy the map
+        x_bhwc = F.pad(x_bhwc, (0, 0, 0, -width % window_size, 0, -height % window_size))
     batch, padded_height, padded_width, channels = x_bhwc.shape
     rows, columns = padded_height // window_size, padded_width // window_size
     grid = x_bhwc.reshape(batch, rows, window_size, columns, window_size, channels)
