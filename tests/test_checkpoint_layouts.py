@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections import Counter
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import SamConfig
+from inventories import INVENTORIES, SAM2_SIZES, inventory, shapes_of, stand_ins
+from transformers import AutoModel, SamConfig
 
 from sam_variants.checkpoint_layouts.detect_preset import detect_config
 from sam_variants.checkpoint_layouts.known_checkpoints import CHECKPOINTS
@@ -23,28 +20,19 @@ from sam_variants.checkpoint_layouts.layout_transformers_sam import (
     config_to_transformers_sam,
     mlp_ratio_for,
 )
-from sam_variants.checkpoint_layouts.renames import Drop, LinearStack, RenameTable, Row, Stack, shorten
+from sam_variants.checkpoint_layouts.renames import Drop, LinearStack, Omit, RenameTable, Row, Stack, shorten
 from sam_variants.configuration.presets import PRESETS, config_for
-from sam_variants.modeling_sam_variants import SamVariantsModel
 
-INVENTORIES = Path(__file__).parent / "key_inventories"
 PAIRS = {"sam_vit_b": "hf_sam_vit_base", "sam_vit_l": "hf_sam_vit_large", "sam_vit_h": "hf_sam_vit_huge"}
+LAYOUT_OF = {
+    "mobile_sam": "mobile-sam",
+    **dict.fromkeys(PAIRS, "sam"),
+    **dict.fromkeys(PAIRS.values(), "transformers-sam"),
+    **{f"sam{version}_hiera_{size}": "sam2" for version in ("2", "2.1") for size in SAM2_SIZES},
+    **{f"hf_sam2.1_hiera_{size}": "transformers-sam2-video" for size in SAM2_SIZES},
+    **{f"hf_sam2.1_hiera_{size}_image": "transformers-sam2" for size in SAM2_SIZES},
+}
 COPY = "prompt_encoder.shared_embedding.positional_embedding"
-
-
-@cache
-def inventory(name: str) -> dict[str, Any]:
-    """Every key and shape of a full-size checkpoint of the official code, or of transformers'."""
-    return json.loads(gzip.decompress((INVENTORIES / f"{name}.json.gz").read_bytes()))
-
-
-def stand_ins(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """Tensors of these shapes that take no memory."""
-    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
-
-
-def shapes_of(tensors: dict[str, torch.Tensor]) -> dict[str, list[int]]:
-    return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
@@ -53,9 +41,12 @@ def test_official_keys_are_ours(checkpoint: str) -> None:
     known = CHECKPOINTS[checkpoint]
     published = inventory(checkpoint)
     with torch.device("meta"):
-        model = SamVariantsModel(config_for(known.preset))
-    ours = LAYOUTS[known.layout].table.to_ours(stand_ins(published["shapes"]))
-    assert shapes_of(ours) == published["shapes"] == shapes_of(model.state_dict())
+        model = AutoModel.from_config(config_for(known.preset))
+    table = LAYOUTS[known.layout].table
+    ours = table.to_ours(stand_ins(published["shapes"]))
+    without_prefix = {name.removeprefix("sam_"): shape for name, shape in published["shapes"].items()}
+    assert shapes_of(ours) == without_prefix == shapes_of(model.state_dict())
+    assert shapes_of(table.to_theirs(ours)) == published["shapes"]
     assert sum(parameter.numel() for parameter in model.parameters()) == published["num_parameters"]
 
 
@@ -70,7 +61,7 @@ def test_transformers_sam_keys(official: str, transformers_name: str) -> None:
 
 def test_transformers_sam_names_one_by_one() -> None:
     """Each name goes where an independent comparison by outputs sent it, also where shapes would not tell."""
-    expected = json.loads(gzip.decompress((INVENTORIES / "map_sam_to_transformers.json.gz").read_bytes()))
+    expected = inventory("map_sam_to_transformers")
     numbered = {name: torch.tensor(float(index)) for index, name in enumerate(expected)}
     renamed = LAYOUTS["transformers-sam"].table.to_theirs(numbered)
     assert len(renamed) == len(expected) + 1
@@ -78,24 +69,29 @@ def test_transformers_sam_names_one_by_one() -> None:
         assert renamed[theirs] is numbered[ours]
 
 
-@pytest.mark.parametrize("name", [*PAIRS, *PAIRS.values(), "mobile_sam"])
+@pytest.mark.parametrize("name", LAYOUT_OF)
 def test_every_inventory_has_one_layout(name: str) -> None:
     shapes = inventory(name)["shapes"]
-    assert [key for key, layout in LAYOUTS.items() if layout.signature in shapes] == [
-        "mobile-sam" if name == "mobile_sam" else "transformers-sam" if name.startswith("hf_") else "sam"
-    ]
+    assert [key for key, layout in LAYOUTS.items() if layout.has_written(shapes)] == [LAYOUT_OF[name]]
+    assert layout_of(shapes, "the file") is LAYOUTS[LAYOUT_OF[name]]
+
+
+def test_inventories_are_all_used() -> None:
+    stored = {path.name.removesuffix(".json.gz") for path in INVENTORIES.glob("*.gz")}
+    assert {name for name in stored if not name.startswith("map_")} == set(LAYOUT_OF)
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_presets_are_detected_from_shapes(checkpoint: str, caplog: pytest.LogCaptureFixture) -> None:
     known = CHECKPOINTS[checkpoint]
-    shapes = {name: tuple(shape) for name, shape in inventory(checkpoint)["shapes"].items()}
+    ours = LAYOUTS[known.layout].table.to_ours(stand_ins(inventory(checkpoint)["shapes"]))
+    shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
     assert detect_config(shapes, "the file").to_dict() == config_for(known.preset).to_dict()
     assert not caplog.records
 
 
 def test_checkpoints_are_complete() -> None:
-    assert {known.preset for known in CHECKPOINTS.values()} <= set(PRESETS)
+    assert {known.preset for known in CHECKPOINTS.values()} == set(PRESETS)
     assert {known.layout for known in CHECKPOINTS.values()} <= set(LAYOUTS)
     assert all(
         len(known.sha256) == 64 and set(known.sha256) <= set("0123456789abcdef") for known in CHECKPOINTS.values()
@@ -107,7 +103,7 @@ def test_checkpoints_are_complete() -> None:
 def test_rows_are_unique_and_drops_say_why(layout: str) -> None:
     rows = LAYOUTS[layout].table.rows
     assert max(Counter(rows).values()) == 1
-    assert all(row.reason for row in rows if isinstance(row, Drop))
+    assert all(row.reason for row in rows if isinstance(row, Drop | Omit))
 
 
 @pytest.mark.parametrize("leftover", ["attention_bias_idxs", "ab"])
@@ -193,6 +189,15 @@ def test_stacked_tensors() -> None:
         table.to_ours({"a": theirs["a"]})
     with pytest.raises(ValueError, match=r"do not belong .*: p\.0, p\.2$"):
         table.to_theirs({name: tensor for name, tensor in ours.items() if name != "p.1"})
+
+
+def test_omitted_tensors_are_left_out_on_writing_and_unknown_on_reading() -> None:
+    table = RenameTable("test", [Row("a", "b"), Omit("memory.*", "for images")])
+    ours = {"b": torch.randn(2), "memory.0.weight": torch.randn(2)}
+    assert list(table.to_theirs(ours)) == ["a"]
+    assert table.to_theirs({"b": ours["b"]})["a"] is ours["b"]
+    with pytest.raises(ValueError, match=r"do not belong .*: memory\.0\.weight$"):
+        table.to_ours({"a": ours["b"], "memory.0.weight": ours["memory.0.weight"]})
 
 
 def test_ambiguous_and_lopsided_tables_are_refused() -> None:

@@ -27,6 +27,15 @@ class KnownCheckpoint:
 
 
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
+SAM2_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/072824"
+SAM2_1_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
+
+
+def sam2(preset: str, url: str, sha256: str) -> KnownCheckpoint:
+    """A row for a file of SAM 2 or 2.1, whose name follows from the preset's."""
+    file_name = f"{preset.replace('-', '_')}.pt"
+    return KnownCheckpoint(preset, file_name, f"{url}/{file_name}", "Apache-2.0", "sam2", sha256)
+
 
 CHECKPOINTS: dict[str, KnownCheckpoint] = {
     "sam_vit_b": KnownCheckpoint(
@@ -60,5 +69,29 @@ CHECKPOINTS: dict[str, KnownCheckpoint] = {
         licence="Apache-2.0",
         layout="mobile-sam",
         sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+    ),
+    "sam2_hiera_tiny": sam2(
+        "sam2-hiera-tiny", SAM2_URL, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"
+    ),
+    "sam2_hiera_small": sam2(
+        "sam2-hiera-small", SAM2_URL, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"
+    ),
+    "sam2_hiera_base_plus": sam2(
+        "sam2-hiera-base-plus", SAM2_URL, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"
+    ),
+    "sam2_hiera_large": sam2(
+        "sam2-hiera-large", SAM2_URL, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"
+    ),
+    "sam2.1_hiera_tiny": sam2(
+        "sam2.1-hiera-tiny", SAM2_1_URL, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"
+    ),
+    "sam2.1_hiera_small": sam2(
+        "sam2.1-hiera-small", SAM2_1_URL, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"
+    ),
+    "sam2.1_hiera_base_plus": sam2(
+        "sam2.1-hiera-base-plus", SAM2_1_URL, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"
+    ),
+    "sam2.1_hiera_large": sam2(
+        "sam2.1-hiera-large", SAM2_1_URL, "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"
     ),
 }

@@ -8,12 +8,22 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from sam_variants.checkpoint_layouts.config_transformers_sam2 import (
+    config_from_transformers_sam2,
+    config_to_transformers_sam2,
+)
+from sam_variants.checkpoint_layouts.config_transformers_sam2_video import (
+    config_from_transformers_sam2_video,
+    config_to_transformers_sam2_video,
+)
 from sam_variants.checkpoint_layouts.layout_official import OFFICIAL_MOBILE_SAM, OFFICIAL_SAM
+from sam_variants.checkpoint_layouts.layout_official_sam2 import OFFICIAL_SAM2, OUR_SAM2
 from sam_variants.checkpoint_layouts.layout_transformers_sam import (
     TRANSFORMERS_SAM,
     config_from_transformers_sam,
     config_to_transformers_sam,
 )
+from sam_variants.checkpoint_layouts.layout_transformers_sam2 import TRANSFORMERS_SAM2, TRANSFORMERS_SAM2_VIDEO
 from sam_variants.checkpoint_layouts.renames import RenameTable, shorten
 
 
@@ -23,7 +33,8 @@ class Layout:
 
     Args:
         table: its parameter names.
-        signature: a key that every file of this layout has, and no file of another.
+        signature: a key that every file of this layout has, and no file of another (but those with `absent`).
+        absent: a key that tells another layout with the same signature from this one.
         model_type: the `model_type` in its config.json, for layouts that come with one.
         config_from: our configuration from the content of its config.json.
         config_to: its configuration from ours.
@@ -31,9 +42,14 @@ class Layout:
 
     table: RenameTable
     signature: str
+    absent: str = ""
     model_type: str | None = None
     config_from: Callable[[dict[str, Any]], PreTrainedConfig] | None = None
     config_to: Callable[[Any], PreTrainedConfig] | None = None
+
+    def has_written(self, keys: Collection[str]) -> bool:
+        """Whether a file with these keys is of this layout."""
+        return self.signature in keys and self.absent not in keys
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -46,11 +62,30 @@ LAYOUTS: dict[str, Layout] = {
         config_from=config_from_transformers_sam,
         config_to=config_to_transformers_sam,
     ),
+    "sam2": Layout(OFFICIAL_SAM2, signature="sam_mask_decoder.iou_token.weight"),
+    "sam2-our-names": Layout(
+        OUR_SAM2, signature="image_encoder.trunk.pos_embed_window", absent="sam_mask_decoder.iou_token.weight"
+    ),
+    "transformers-sam2-video": Layout(
+        TRANSFORMERS_SAM2_VIDEO,
+        signature="memory_attention.layer_norm.weight",
+        model_type="sam2_video",
+        config_from=config_from_transformers_sam2_video,
+        config_to=config_to_transformers_sam2_video,
+    ),
+    "transformers-sam2": Layout(
+        TRANSFORMERS_SAM2,
+        signature="vision_encoder.backbone.pos_embed_window",
+        absent="memory_attention.layer_norm.weight",
+        model_type="sam2",
+        config_from=config_from_transformers_sam2,
+        config_to=config_to_transformers_sam2,
+    ),
 }
 
 
 def layout_of(keys: Collection[str], source: str) -> Layout:
-    """The layout whose signature is among the keys.
+    """The layout that a file with these keys is of.
 
     Args:
         keys: names of a state dict.
@@ -60,7 +95,7 @@ def layout_of(keys: Collection[str], source: str) -> Layout:
         ValueError: when the keys belong to no known layout.
     """
     for layout in LAYOUTS.values():
-        if layout.signature in keys:
+        if layout.has_written(keys):
             return layout
     known = ", ".join(layout.table.name for layout in LAYOUTS.values())
     raise ValueError(f"{source} has the keys of no known layout ({known}); it has {len(keys)} keys: {shorten(keys)}")

@@ -50,14 +50,15 @@ def load_checkpoint(path_or_repo: str | PathLike[str], preset: str | PreTrainedC
     """Load weights of any layout of the family as one of our models, completely or not at all.
 
     Args:
-        path_or_repo: a file (`.pt`, `.pth`, `.safetensors`: SAM or MobileSAM, also fine-tuned ones, wrapped or with
-            prefixes; transformers' names), a folder (transformers' `SamModel` or ours), a Hub repository
-            (`"facebook/sam-vit-base"`), or a file in one (`"owner/name/file.pth"`).
+        path_or_repo: a file (`.pt`, `.pth`, `.safetensors`: SAM, MobileSAM, SAM 2 or 2.1, also fine-tuned ones, wrapped
+            or with prefixes; transformers' names), a folder (transformers' `SamModel`, `Sam2Model` or `Sam2VideoModel`,
+            or ours), a Hub repository (`"facebook/sam2.1-hiera-tiny"`), or a file in one (`"owner/name/file.pth"`).
         preset: name in `PRESETS`, or a configuration, of the architecture. By default it comes from config.json beside
             the weights, else from their names and shapes.
 
     Returns:
-        The model in evaluation mode, on the CPU, in the dtype of the weights.
+        The model in evaluation mode, on the CPU, in the dtype of the weights: a `SamVariantsVideoModel` for SAM 2 and
+        2.1, a `SamVariantsModel` for SAM, MobileSAM and a `Sam2Model` (which has no memory).
 
     Raises:
         FileNotFoundError: when a file does not exist.
@@ -97,7 +98,8 @@ def export_state_dict(model: PreTrainedModel, layout: str) -> dict[str, Tensor]:
     """A model's weights under the names of a foreign layout.
 
     Args:
-        model: a model whose architecture the layout holds.
+        model: a model whose architecture the layout holds. `"transformers-sam2"` is for images: of a
+            `SamVariantsVideoModel` it holds that part and leaves the memory out, as `Sam2Model` itself does.
         layout: name in `LAYOUTS`.
 
     Returns:
@@ -129,7 +131,8 @@ def build_model(config: PreTrainedConfig, tensors: Mapping[str, Tensor], source:
     # Copies, because the tensors may be mapped from the file, and a later save over it would change the model.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    dtype = floating.pop() if len(floating) == 1 else torch.float32
+    stored = floating.pop() if len(floating) == 1 else torch.float32
+    dtype = stored if config.dtype is None else config.dtype
     return type(blank).from_pretrained(None, config=config, state_dict=copies, dtype=dtype).eval()
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,7 +149,8 @@ def read_torch(path: Path) -> Any:
     if is_zip:
         refuse_torchscript(path)
     try:
-        with torch.serialization.safe_globals(PLAIN_DATA):
+        with torch.serialization.safe_globals(PLAIN_DATA), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a file is said once, by the error below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL (\S+)", str(error)):

@@ -50,6 +50,19 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Omit:
+    """One of our keys that a foreign layout has no place for, left out on writing.
+
+    Args:
+        ours: pattern of our name.
+        reason: what the layout is for, so that it needs no such key.
+    """
+
+    ours: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class LinearStack:
     """An MLP named `proj_in`, `layers.0`, …, `proj_out` there and `layers.0`, `layers.1`, … here.
 
@@ -82,7 +95,8 @@ class Stack:
     ours: tuple[str, ...]
 
 
-AnyRow = Row | Drop | LinearStack | Stack
+AnyRow = Row | Drop | Omit | LinearStack | Stack
+PlainRow = Row | Drop | Omit | Stack
 
 
 @cache
@@ -146,7 +160,7 @@ class RenameTable:
             if isinstance(row, Stack) and row.theirs in remaining:
                 used.add(row)
                 renamed.update(self._unstack(row, remaining.pop(row.theirs)))
-        rows = self._plain_rows(remaining, "theirs")
+        rows = [row for row in self._plain_rows(remaining, "theirs") if not isinstance(row, Omit)]
         for key, (row, captured) in self._match(remaining, rows, "theirs").items():
             used.add(row)
             if isinstance(row, Drop):
@@ -159,7 +173,7 @@ class RenameTable:
         return renamed
 
     def to_theirs(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename our state dict to the foreign layout; the inverse of `to_ours` but for dropped keys.
+        """Rename our state dict to the foreign layout; the inverse of `to_ours` but for dropped and omitted keys.
 
         Args:
             tensors: our name → tensor.
@@ -179,6 +193,8 @@ class RenameTable:
         rows = [row for row in self._plain_rows(remaining, "ours") if not isinstance(row, Drop)]
         for key, (row, captured) in self._match(remaining, rows, "ours").items():
             used.add(row)
+            if isinstance(row, Omit):
+                continue
             for pattern in (row.theirs, *row.copies):
                 renamed[fill_pattern(pattern, captured)] = remaining[key]
         self._check_used(rows, used, "ours")
@@ -191,9 +207,9 @@ class RenameTable:
             )
         return dict(zip(row.ours, tensor.split(1), strict=True))
 
-    def _plain_rows(self, keys: Iterable[str], side: str) -> list[Row | Drop | Stack]:
+    def _plain_rows(self, keys: Iterable[str], side: str) -> list[PlainRow]:
         """The rows with every `LinearStack` written out for the depth that the keys show."""
-        rows: list[Row | Drop | Stack] = []
+        rows: list[PlainRow] = []
         layers_with_own_name = 2 if side == "theirs" else 0  # proj_in and proj_out
         for row in self.rows:
             if not isinstance(row, LinearStack):
@@ -205,7 +221,7 @@ class RenameTable:
             rows.extend(row.rows(max(indices) + 1 + layers_with_own_name if indices else 2))
         return rows
 
-    def _match(self, keys: Iterable[str], rows: Sequence[Row | Drop | Stack], side: str) -> dict[str, tuple]:
+    def _match(self, keys: Iterable[str], rows: Sequence[PlainRow], side: str) -> dict[str, tuple]:
         """Each key's only row and what its placeholders captured."""
         sides = [
             (compile_pattern(pattern), row)
@@ -227,10 +243,10 @@ class RenameTable:
             raise ValueError(f"{len(unknown)} keys do not belong to the {self.name} layout: {shorten(unknown)}")
         return matched
 
-    def _check_used(self, rows: Iterable[Row | Drop | Stack], used: set, side: str) -> None:
+    def _check_used(self, rows: Iterable[PlainRow], used: set, side: str) -> None:
         missing: list[str] = []
         for row in rows:
-            if row in used or isinstance(row, Drop) or (isinstance(row, Row) and row.optional):
+            if row in used or isinstance(row, Drop | Omit) or (isinstance(row, Row) and row.optional):
                 continue
             missing.extend([getattr(row, side)] if isinstance(row, Row) or side == "theirs" else row.ours)
         if missing:
