@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Iterator
@@ -17,20 +16,13 @@ import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoProcessor
-from transformers.utils import logging
 
-from sam_variants.checkpoint_layouts.load_checkpoint import config_beside, load_checkpoint
-from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
 from sam_variants.default_checkpoint import default_checkpoint
+from sam_variants.hub_scripts.model_options import load_model
 from sam_variants.hub_scripts.prompt_options import check_inside, check_prompts, read_boxes, read_points
-from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.pipelines import PromptableSegmentationPipeline
 from sam_variants.processing.image_loading import URL_PREFIXES, rgb_array
-from sam_variants.processing.processor_for import processor_for
 from sam_variants.results import Masks
-
-PROCESSOR_FILE = "processor_config.json"
 
 
 def segment(
@@ -171,21 +163,9 @@ def load_pipeline(source: str | None, device: str | None, image_size: int | None
     Raises:
         ValueError, OSError: for a checkpoint, size or device that can't be used.
     """
-    logging.disable_progress_bar()
-    path = str(default_checkpoint()) if source is None else source
-    model = load_checkpoint(path)
-    if not isinstance(model, SamVariantsModel):
-        raise ValueError(f"--model {path!r} holds a {type(model).__name__} alone, not a whole model")
-    if image_size is not None:
-        config = copy.deepcopy(model.config)
-        config.image_size = image_size
-        model = SamVariantsModel.from_pretrained(None, config=config, state_dict=model.state_dict(), dtype=model.dtype)
-    processor = processor_for(model)
-    is_ours = config_beside(Path(path)).get("model_type") == SamVariantsConfig.model_type
-    if is_ours and (Path(path) / PROCESSOR_FILE).is_file():
-        processor = AutoProcessor.from_pretrained(path, image_size=model.config.image_size)
+    model, processor = load_model(str(default_checkpoint()) if source is None else source, image_size)
     try:
-        return PromptableSegmentationPipeline(model=model.fuse(), processor=processor, device=device)
+        return PromptableSegmentationPipeline(model=model, processor=processor, device=device)
     except (RuntimeError, AssertionError) as error:
         if device is None:
             raise

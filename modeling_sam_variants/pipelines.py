@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
-from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskGeneration, PreTrainedModel
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
+from sam_variants.configuration.configuration_sam_variants import IMAGE_MODEL_TYPE, VIDEO_MODEL_TYPE
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.pipeline_requests import Request, join_requests, prepare_request, read_requests
+from sam_variants.pretrained_part import evaluating
 from sam_variants.processing.image_fitting import SQUARE
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
 from sam_variants.processing.processor_for import processor_for
@@ -42,8 +42,8 @@ class PromptableSegmentationPipeline(Pipeline):
     A model that the pipeline loaded itself is fused for inference; one that was passed as an object stays as it is.
 
     Args:
-        model: a `SamVariantsModel`; `pipeline("promptable-segmentation")` takes a folder or Hub repository, or nothing
-            for the embedded checkpoint.
+        model: a `SamVariantsModel`, for video or not; `pipeline("promptable-segmentation")` takes a folder or Hub
+            repository, or nothing for the embedded checkpoint.
         processor: the `SamVariantsProcessor` for this model; None makes the one that belongs to it.
         kwargs: as for every pipeline of transformers: `device`, `batch_size`, `num_workers`, …; `multimask` sets the
             default of the calls.
@@ -63,7 +63,7 @@ class PromptableSegmentationPipeline(Pipeline):
     _load_tokenizer = False  # type: ignore[assignment]
 
     def __init__(self, model: SamVariantsModel, processor: SamVariantsProcessor | None = None, **kwargs: Any) -> None:
-        if getattr(getattr(model, "config", None), "model_type", None) != SamVariantsConfig.model_type:
+        if getattr(getattr(model, "config", None), "model_type", None) not in (IMAGE_MODEL_TYPE, VIDEO_MODEL_TYPE):
             raise TypeError(
                 f"model is a {type(model).__name__}; this pipeline takes a SamVariantsModel, which "
                 'sam_variants.load_checkpoint("path or repository") makes of other checkpoints'
@@ -147,7 +147,7 @@ class PromptableSegmentationPipeline(Pipeline):
         self, input_tensors: Mapping[str, Any], multimask: bool = False
     ) -> dict[str, Any]:
         prompts, single_click = input_tensors["prompts"], input_tensors["single_click"]
-        with _evaluating(self.model):
+        with evaluating(self.model):
             embeddings = self.model.get_image_embeddings(input_tensors["pixel_values"].to(self.model.dtype))
             answers = [
                 self._answer(
@@ -250,15 +250,3 @@ class PromptableSegmentationPipeline(Pipeline):
             model = type(model).from_pretrained(None, config=model.config, state_dict=weights, dtype=dtype)
         model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Inference with a model that its owner may be training: afterwards every module is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module in training:
-            module.training = True

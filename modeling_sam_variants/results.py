@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -31,30 +30,10 @@ from sam_variants.mask_drawing import (
     paint_label_map,
     paint_overlay,
 )
+from sam_variants.mask_fields import FIELD_SHAPES, MaskFields, check_field
 from sam_variants.mask_storage import LogitStore, MaskStore, PixelStore, RleStore, check_pixels, to_indices
 
-ArrayLike = Tensor | np.ndarray | Sequence[Any]
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
-
-
-class MaskFields(TypedDict, total=False):
-    """What may be known about each mask; every constructor of `Masks` takes these by name."""
-
-    scores: ArrayLike | None
-    stability_scores: ArrayLike | None
-    points: ArrayLike | None
-    crop_boxes: ArrayLike | None
-    object_ids: ArrayLike | None
-
-
-FIELD_SHAPES: dict[str, tuple[tuple[int | None, ...], ...]] = {
-    "scores": ((),),
-    "stability_scores": ((),),
-    "points": ((2,), (None, 2)),
-    "crop_boxes": ((4,),),
-    "object_ids": ((),),
-}
-"""Field → the shapes one mask's value may have; None is any length."""
 
 
 class Masks:
@@ -71,6 +50,7 @@ class Masks:
             padding.
         crop_boxes: N×4 xyxy, the part of the image each mask was found in.
         object_ids: N whole numbers, the tracked object behind each mask.
+        object_score_logits: N, above 0 where the object is visible.
 
     Attributes:
         size: (height, width) in pixels.
@@ -78,6 +58,7 @@ class Masks:
         boxes: N×4 int64 tensor xyxy in pixels, half-open: x2 is the last column plus one, so
             `image[y1:y2, x1:x2]` is the box; zeros for an empty mask.
         areas: N int64 tensor, pixels.
+        frame_index: The frame of a video that the masks belong to, or None.
 
     Indexing with a number, a slice, a list or array of numbers, or one of N bools gives a `Masks`; iterating gives
     N `Masks` of one mask each.
@@ -92,6 +73,8 @@ class Masks:
     points: Tensor | None
     crop_boxes: Tensor | None
     object_ids: Tensor | None
+    object_score_logits: Tensor | None
+    frame_index: int | None = None
 
     def __init__(self, data: Tensor | np.ndarray | MaskStore, **fields: Unpack[MaskFields]) -> None:
         self._store = data if isinstance(data, MaskStore) else PixelStore(check_pixels(data))
@@ -101,7 +84,7 @@ class Masks:
         if unknown:
             raise TypeError(f"Masks got unknown {unknown}; it takes {list(FIELD_SHAPES)}")
         for name in FIELD_SHAPES:
-            setattr(self, name, _check_field(name, fields.get(name), len(self._store)))
+            setattr(self, name, check_field(name, fields.get(name), len(self._store)))
 
     @classmethod
     def from_logits(
@@ -122,7 +105,7 @@ class Masks:
                 the image was stretched over the whole input (SAM 2): logits then go straight to the original size.
             input_size: Side or (height, width) of the padded model input (1024 for SAM), with `reshaped_input_size`.
             mask_threshold: A pixel belongs to the mask when its logit is above.
-            fields: `scores`, `stability_scores`, `points`, `crop_boxes`, `object_ids`, as for `Masks`.
+            fields: `scores`, `object_ids` and the others, as for `Masks`.
 
         Raises:
             ValueError: a shape that doesn't fit, NaN in `logits`, or only one of the two input sizes.
@@ -166,9 +149,9 @@ class Masks:
     def from_coco(cls, annotations: Sequence[dict[str, Any]], size: Sequence[int] | None = None) -> "Masks":
         """Read the COCO annotations of one image: ours, segment-anything's, SA-1B's, or hand-made polygons.
 
-        `score` (or `predicted_iou`), `stability_score`, `point_coords`, `crop_box` and `object_id` are read when
-        every annotation has them. Boxes and areas come from the masks, not from `bbox` and `area`; categories are
-        not kept.
+        `score` (or `predicted_iou`), `stability_score`, `point_coords`, `crop_box`, `object_id` and
+        `object_score_logit` are read when every annotation has them. Boxes and areas come from the masks, not from
+        `bbox` and `area`; categories are not kept.
 
         Args:
             annotations: With `segmentation` as RLE or polygons.
@@ -198,6 +181,7 @@ class Masks:
             points=None if points is None else pad_points(points),
             crop_boxes=None if crop_boxes is None else [[x, y, x + w, y + h] for x, y, w, h in crop_boxes],
             object_ids=read_coco_field(annotations, "object_id"),
+            object_score_logits=read_coco_field(annotations, "object_score_logit"),
         )
 
     @property
@@ -227,7 +211,9 @@ class Masks:
         indices = to_indices(index, len(self))
         fields = {name: getattr(self, name) for name in FIELD_SHAPES}
         chosen = {name: None if value is None else value[indices] for name, value in fields.items()}
-        return Masks(self._store.select(indices), **chosen)  # type: ignore[arg-type]
+        masks = Masks(self._store.select(indices), **chosen)  # type: ignore[arg-type]
+        masks.frame_index = self.frame_index
+        return masks
 
     def __iter__(self) -> Iterator["Masks"]:
         return (self[index] for index in range(len(self)))
@@ -261,7 +247,8 @@ class Masks:
 
         Each has `id` (counting from `first_annotation_id`), `image_id`, `category_id` 1, `iscrowd` 0, `segmentation`
         (compressed RLE, `counts` as str), `bbox` (xywh), `area` and, where known, segment-anything's
-        `score`, `stability_score`, `point_coords` ([[x, y], …]) and `crop_box` (xywh), and `object_id`.
+        `score`, `stability_score`, `point_coords` ([[x, y], …]) and `crop_box` (xywh), and `object_id` and
+        `object_score_logit`.
         """
         boxes, areas = self.boxes.tolist(), self.areas.tolist()
         annotations = []
@@ -291,6 +278,8 @@ class Masks:
             extras["crop_box"] = to_xywh(self.crop_boxes[index].tolist())
         if self.object_ids is not None:
             extras["object_id"] = int(self.object_ids[index])
+        if self.object_score_logits is not None:
+            extras["object_score_logit"] = float(self.object_score_logits[index])
         return extras
 
     def to_polygons(self) -> list[list[Polygon]]:
@@ -369,27 +358,3 @@ class Masks:
 
     def _colors(self) -> np.ndarray:
         return distinct_colors(range(len(self)) if self.object_ids is None else self.object_ids.tolist())
-
-
-def _check_field(name: str, value: Any, count: int) -> Tensor | None:
-    if value is None:
-        return None
-    tensor = torch.as_tensor(value).detach().cpu()
-    shapes = FIELD_SHAPES[name]
-    if count == 0 and tensor.numel() == 0:
-        tensor = tensor.reshape(0, *(length or 0 for length in shapes[0]))
-    fits = any(
-        tensor.ndim == 1 + len(shape) and all(n in (None, m) for n, m in zip(shape, tensor.shape[1:], strict=True))
-        for shape in shapes
-    )
-    if not fits or len(tensor) != count:
-        wanted = " or ".join("x".join([str(count), *("K" if n is None else str(n) for n in shape)]) for shape in shapes)
-        raise ValueError(f"{name} must have shape {wanted} for {count} masks, got {tuple(tensor.shape)}")
-    if name == "object_ids":
-        if tensor.is_floating_point() and count:
-            raise ValueError(f"object_ids must be whole numbers, got {tensor.tolist()}")
-        return tensor.to(torch.int64)
-    tensor = tensor.to(torch.float32)
-    if not tensor.isfinite().all():
-        raise ValueError(f"{name} must be finite, got {tensor.tolist()}")
-    return tensor

@@ -13,6 +13,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.utils import logging
 
+from sam_variants.mask_regions import clean_masks
 from sam_variants.processing.coordinates import longest_side_shape
 from sam_variants.processing.image_fitting import (
     LONGEST_SIDE,
@@ -272,6 +273,8 @@ class SamVariantsImageProcessorPil(PilBackend):
         mask_threshold: float = 0.0,
         binarize: bool = True,
         pad_size: int | dict[str, int] | None = None,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
     ) -> list[Tensor]:
         """Predicted masks at the size of each original image (segment-anything's `Sam.postprocess_masks`).
 
@@ -282,6 +285,8 @@ class SamVariantsImageProcessorPil(PilBackend):
             mask_threshold: logit above which a pixel belongs to the mask.
             binarize: False returns the logits, float32.
             pad_size: the model's input size, when it is not this processor's.
+            max_hole_area: holes of at most so many cells of the logits are filled, as SAM 2's image predictor can.
+            max_sprinkle_area: specks of at most so many cells are removed.
 
         Returns:
             One P×M×height×width tensor per image, bool (or float32).
@@ -301,6 +306,7 @@ class SamVariantsImageProcessorPil(PilBackend):
             tensor = torch.as_tensor(logits)
             if tensor.ndim != 4:
                 raise ValueError(f"masks[{index}] must be P x M x h x w, got shape {tuple(tensor.shape)}")
+            tensor = clean_masks(tensor, max_hole_area, max_sprinkle_area, mask_threshold)
             if binarize:
                 results.append(upscale_to_masks(tensor, size, inner_size, padded, mask_threshold))
             else:

@@ -88,11 +88,21 @@ def _logits_of_binary(path: str, mask: np.ndarray, image: ImageGeometry) -> np.n
     return (share * (2 * CERTAIN_LOGIT) - CERTAIN_LOGIT).numpy()
 
 
+def mask_on_input(mask: Tensor, image: ImageGeometry) -> Tensor:
+    """A mask of the original image, H×W bool, over the model's input: `image.padded_size` bool."""
+    return _padded(mask.float(), image) >= 0.5
+
+
 def _fit(mask: Tensor, image: ImageGeometry) -> Tensor:
     """Share of every cell that lies inside: the image's own geometry, then the step down to the mask size."""
+    return _resized(_padded(mask, image), image.mask_size).clamp(0, 1)
+
+
+def _padded(mask: Tensor, image: ImageGeometry) -> Tensor:
+    """Resized and padded as the image was."""
     resized = _resized(mask, image.reshaped_size)
     bottom, right = (padded - side for padded, side in zip(image.padded_size, image.reshaped_size, strict=True))
-    return _resized(F.pad(resized, (0, right, 0, bottom)), image.mask_size).clamp(0, 1)
+    return F.pad(resized, (0, right, 0, bottom))
 
 
 def _resized(mask: Tensor, size: tuple[int, int]) -> Tensor:

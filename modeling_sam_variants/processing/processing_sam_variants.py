@@ -11,11 +11,12 @@ from transformers.processing_utils import ProcessorMixin
 
 from sam_variants.processing.image_fitting import height_width, size_list
 from sam_variants.processing.image_processing_sam_variants import SamVariantsImageProcessorPil
+from sam_variants.processing.inference_session import VideoSessionNames
 from sam_variants.processing.mask_prompts import ImageGeometry
 from sam_variants.processing.prompts import prompt_arrays
 
 
-class SamVariantsProcessor(ProcessorMixin):
+class SamVariantsProcessor(VideoSessionNames, ProcessorMixin):
     """Prepares images and prompts for `SamVariantsModel`, and brings its masks back to the images' sizes.
 
     Args:
@@ -58,7 +59,8 @@ class SamVariantsProcessor(ProcessorMixin):
                 `mask_size`.
             original_sizes: B×2 (height, width), in place of `images`: prompts alone, for embeddings computed before.
             return_tensors: "pt", "np" or None (arrays).
-            kwargs: settings of the image processor for this call, such as `image_size`.
+            kwargs: settings of the image processor for this call, such as `image_size`; `device` is where the tensors
+                go.
 
         Returns:
             `pixel_values` B×3×height×width (with images), `original_sizes` and `reshaped_input_sizes` B×2, and of the
@@ -68,7 +70,7 @@ class SamVariantsProcessor(ProcessorMixin):
         Raises:
             ValueError, TypeError: naming the image, prompt or argument that can't be used.
         """
-        input_data_format = kwargs.pop("input_data_format", None)
+        input_data_format, device = kwargs.pop("input_data_format", None), kwargs.pop("device", None)
         image_processor = self.image_processor.updated(**kwargs) if kwargs else self.image_processor
         if (images is None) == (original_sizes is None):
             raise ValueError("give either images or, for prompts alone, original_sizes")
@@ -80,9 +82,12 @@ class SamVariantsProcessor(ProcessorMixin):
             data = {"original_sizes": np.array(sizes), "reshaped_input_sizes": np.array(reshaped)}
         if input_masks is not None and not image_processor.do_pad:
             raise ValueError("input_masks cover the padded input, which do_pad=False leaves out")
-        geometries = _geometries(data["original_sizes"], data["reshaped_input_sizes"], image_processor)
+        geometries = image_geometries(data["original_sizes"], data["reshaped_input_sizes"], image_processor)
         data |= prompt_arrays(geometries, input_points, input_labels, input_boxes, input_masks)
-        return BatchFeature(data, tensor_type=return_tensors)
+        features = BatchFeature(data, tensor_type=return_tensors)
+        if device is not None:
+            features.to(device)
+        return features
 
     def post_process_masks(
         self,
@@ -92,10 +97,19 @@ class SamVariantsProcessor(ProcessorMixin):
         mask_threshold: float = 0.0,
         binarize: bool = True,
         pad_size: int | dict[str, int] | None = None,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
     ) -> list[Tensor]:
         """Predicted masks at the size of each original image, see `SamVariantsImageProcessorPil.post_process_masks`."""
         return self.image_processor.post_process_masks(
-            masks, original_sizes, reshaped_input_sizes, mask_threshold, binarize, pad_size
+            masks,
+            original_sizes,
+            reshaped_input_sizes,
+            mask_threshold,
+            binarize,
+            pad_size,
+            max_hole_area,
+            max_sprinkle_area,
         )
 
     @property
@@ -105,9 +119,15 @@ class SamVariantsProcessor(ProcessorMixin):
         return [*self.image_processor.model_input_names, *prompts]
 
 
-def _geometries(
+def image_geometries(
     original_sizes: np.ndarray, reshaped_sizes: np.ndarray, image_processor: SamVariantsImageProcessorPil
 ) -> list[ImageGeometry]:
+    """How each image was fitted into the model's input.
+
+    Args:
+        original_sizes, reshaped_sizes: B×2 (height, width) before and after resizing.
+        image_processor: what fitted them.
+    """
     padded, mask = height_width(image_processor.pad_size), height_width(image_processor.mask_size)
     return [
         ImageGeometry(

@@ -1,0 +1,43 @@
+"""The options --model and --image-size: a checkpoint of any layout with its processor."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoProcessor, PreTrainedModel
+from transformers.utils import logging
+
+from sam_variants.checkpoint_layouts.load_checkpoint import OWN_MODEL_TYPE, config_beside, load_checkpoint
+from sam_variants.modeling_sam_variants import SamVariantsModel
+from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
+from sam_variants.processing.processor_for import processor_for
+
+PROCESSOR_FILE = "processor_config.json"
+
+
+def load_model(source: str, image_size: int | None = None) -> tuple[SamVariantsModel, SamVariantsProcessor]:
+    """The whole model of a checkpoint, fused for inference, and its processor.
+
+    Args:
+        source: what `load_checkpoint` takes.
+        image_size: side of the model's input in pixels, or None for its own.
+
+    Raises:
+        ValueError, OSError: for a checkpoint or size that can't be used.
+    """
+    logging.disable_progress_bar()
+    model: PreTrainedModel = load_checkpoint(source)
+    if not isinstance(model, SamVariantsModel):
+        raise ValueError(f"--model {source!r} holds a {type(model).__name__} alone, not a whole model")
+    if image_size is not None:
+        config = copy.deepcopy(model.config)
+        config.image_size = image_size
+        model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), dtype=model.dtype)
+    processor: Any = processor_for(model)
+    folder = Path(source)
+    is_ours = str(config_beside(folder).get("model_type", "")).startswith(OWN_MODEL_TYPE)
+    if is_ours and (folder / PROCESSOR_FILE).is_file():
+        processor = AutoProcessor.from_pretrained(source, image_size=model.config.image_size)
+    return model.fuse(), processor
