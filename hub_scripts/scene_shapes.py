@@ -207,6 +207,20 @@ class Finish:
     min_contrast: float = 20.0
 
 
+def contrast_shift(rng: np.random.Generator, own: np.ndarray, around: np.ndarray, least: float, gray: bool) -> float:
+    """Gray levels to add to a mean RGB colour so that it differs from its surroundings' by `least`; 0 if it does."""
+    difference = own - around
+    gap = float(difference @ LUMA)
+    seen = abs(gap) if gray else max(abs(gap), float(np.abs(difference).max()) * 0.7)
+    if seen >= least:
+        return 0.0
+    luma = float(around @ LUMA)
+    sign = np.sign(gap) if abs(gap) > 3 else rng.choice([-1.0, 1.0])
+    if not 0 < luma + sign * least < 255:
+        sign = -sign
+    return float(sign * least - gap)
+
+
 @dataclass(frozen=True)
 class Patch:
     """A painted leaf: its id, its window x0, y0, x1, y1 and its coverage there (uint8)."""
@@ -293,15 +307,9 @@ class Painter:
         """Make the surface's mean differ from its surroundings' by `least` gray levels, by brightness."""
         own = np.array(cv2.mean(surface, mask)[:3])
         around = np.array(cv2.mean(view, cv2.bitwise_not(mask))[:3])
-        difference = own - around
-        gap = float(difference @ LUMA)
-        seen = abs(gap) if self.gray else max(abs(gap), float(np.abs(difference).max()) * 0.7)
-        if seen < least:
-            luma = float(around @ LUMA)
-            sign = np.sign(gap) if abs(gap) > 3 else rng.choice([-1.0, 1.0])
-            if not 0 < luma + sign * least < 255:
-                sign = -sign
-            surface += np.float32(sign * least - gap)
+        shift = contrast_shift(rng, own, around, least, self.gray)
+        if shift:
+            surface += np.float32(shift)
 
     def _shade(self, surface: np.ndarray, mask: np.ndarray, crop: np.ndarray | None, finish: Finish) -> None:
         height, width = mask.shape

@@ -294,14 +294,14 @@ def texture_bank(name: str) -> TextureBank:
 
 
 @lru_cache(maxsize=1)
-def _grain() -> np.ndarray:
+def noise_grain() -> np.ndarray:
     """Unit Gaussian noise, 1024×1024×3 float32: drawing windows of it is much cheaper than drawing numbers."""
     return np.random.default_rng(78).standard_normal((1024, 1024, 3)).astype(np.float32)
 
 
 def _sensor_noise(rng: np.random.Generator, image: np.ndarray, sigma: float, gray: bool) -> np.ndarray:
     height, width = image.shape[:2]
-    grain, y, x = _grain(), int(rng.integers(512)), int(rng.integers(512))
+    grain, y, x = noise_grain(), int(rng.integers(512)), int(rng.integers(512))
     window = grain[y : y + height, x : x + width, ::-1] if rng.uniform() < 0.5 else grain[y:, x:][:height, :width]
     if window.shape[:2] != (height, width):
         window = np.resize(grain, (height, width, 3))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,10 +65,14 @@ class Run:
         self.average = torch.optim.swa_utils.AveragedModel(
             model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average), use_buffers=True
         )
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=0.0, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=0.0, betas=(0.9, 0.98))
         self.device = next(model.parameters()).device
         self.step = 0
         self.rank = dist.get_rank() if dist.is_initialized() else 0
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained; a group's `rate` is its share of the recipe's learning rate."""
+        return [group | {"rate": 1.0} for group in parameter_groups(self.model, self.recipe.weight_decay)]
 
     def _phases(self) -> Iterator[tuple[float, Phase]]:
         """Every phase with the progress at which it ends."""
@@ -110,16 +114,21 @@ class Run:
 
     def _average_gradients(self) -> None:
         """Mean of all processes' gradients, in one exchange."""
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        gradients = []
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                # What a step of this process had no use for may have a gradient in another one.
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                gradients.append(parameter.grad)
         flat = nn.utils.parameters_to_vector(gradients)
         dist.all_reduce(flat)
         nn.utils.vector_to_parameters(flat / dist.get_world_size(), gradients)
 
     def _one_step(self, batch: dict[str, Tensor], phase: Phase, progress: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(progress, self.step, self.recipe)
+            group["lr"] = group["rate"] * learning_rate_at(progress, self.step, self.recipe)
         batch = {key: value.to(self.device) for key, value in batch.items()}
-        loss, report = training_step(self.model, batch, phase.rounds, self.recipe.loss, self.autocast)
+        loss, report = self._loss(batch, phase)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if dist.is_initialized():
@@ -130,6 +139,10 @@ class Run:
         if self.step > self.recipe.warmup:
             self.average.update_parameters(self.model)
         return report | {"loss": loss.item()}
+
+    def _loss(self, batch: dict[str, Tensor], phase: Phase) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch and what the log says of it."""
+        return training_step(self.model, batch, phase.rounds, self.recipe.loss, self.autocast)
 
     def _log(self, report: dict[str, float], progress: float, phase: Phase) -> None:
         if self.rank:
@@ -193,18 +206,26 @@ def train(
         raise typer.BadParameter(f"--processes {processes}: 1 on {device}, 1 or more on a CPU")
     out.mkdir(parents=True, exist_ok=True)
     settings = Settings(out, cache, recipe, start, minutes, seed, bf16, device)
+    run_processes(train_process, processes, settings)
+
+
+def run_processes(work: Callable[[int, Any], None], processes: int, settings: Any) -> None:
+    """Call `work(rank, settings)` here, or in several processes that exchange their gradients."""
     if processes == 1:
-        train_process(0, settings)
+        work(0, settings)
         return
     with tempfile.TemporaryDirectory() as meeting_place:
-        torch.multiprocessing.spawn(join_and_train, (processes, f"file://{meeting_place}/store", settings), processes)
+        arguments = (processes, f"file://{meeting_place}/store", work, settings)
+        torch.multiprocessing.spawn(join_and_work, arguments, processes)
 
 
-def join_and_train(rank: int, processes: int, meeting_place: str, settings: Settings) -> None:
-    """One of several processes that exchange their gradients."""
+def join_and_work(
+    rank: int, processes: int, meeting_place: str, work: Callable[[int, Any], None], settings: Any
+) -> None:
+    """One of several processes."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting_place, rank=rank, world_size=processes)
-    train_process(rank, settings)
+    work(rank, settings)
     dist.destroy_process_group()
 
 

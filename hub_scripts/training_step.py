@@ -32,10 +32,11 @@ def predict_all(model: SamVariantsModel, embeddings: Tensor | list[Tensor], prom
     )
     dense = encoded.dense.expand(points.shape[0] * points.shape[1], -1, -1, -1)
     image_pe = model.prompt_encoder.get_dense_pe(size)
-    logits, iou = model.mask_decoder.predict_masks(
+    decoded = model.mask_decoder.predict_masks(
         embedding, image_pe, encoded.sparse, dense, skips or None, encoded.token_mask
     )
-    return logits.unflatten(0, points.shape[:2]).float(), iou.unflatten(0, points.shape[:2]).float()
+    logits, iou = (x.unflatten(0, points.shape[:2]).float() for x in (decoded.masks, decoded.iou_scores))
+    return logits, iou
 
 
 @torch.no_grad()
