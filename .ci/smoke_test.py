@@ -17,13 +17,16 @@ from pathlib import Path
 # Read once, when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 import sam_variants
+from sam_variants.processing.video_writer import VideoWriter
 
 BOX = (303, 14, 366, 74)
+VIDEO_BOX, VIDEO_LEFT = (130, 27, 181, 76), 60
 
 
 def check(condition: bool, message: str) -> None:
@@ -40,10 +43,11 @@ def check_installation(checkout: Path) -> Path:
     missing = [name for name in sam_variants.__all__ if not hasattr(sam_variants, name)]
     check(not missing, f"names in __all__ that do not exist: {missing}")
     photo = Path(str(files("sam_variants.hub_scripts") / "photos" / "coins.jpg"))
-    checkpoint = Path(sam_variants.default_checkpoint())
-    for path in (package / "py.typed", photo, checkpoint / "config.json"):
+    checkpoints = [sam_variants.default_checkpoint(video=video) for video in (False, True)]
+    for path in (package / "py.typed", photo, *(checkpoint / "config.json" for checkpoint in checkpoints)):
         check(path.is_file(), f"{path.name} is not in the wheel")
-    check(any(checkpoint.glob("*.safetensors")), "the embedded checkpoint has no weights")
+    for checkpoint in checkpoints:
+        check(any(checkpoint.glob("*.safetensors")), f"the embedded checkpoint {checkpoint.name} has no weights")
     return photo
 
 
@@ -83,10 +87,30 @@ def check_command(photo: Path) -> None:
     check("Traceback" not in refused.stderr + refused.stdout, "a missing photo ends in a traceback")
 
 
+def check_video(photo: Path) -> None:
+    """The embedded tracker follows a coin through frames that a camera pans over, written to a video file and back."""
+    image = np.asarray(Image.open(photo).convert("RGB"))
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.mp4"
+        with VideoWriter(clip, fps=10) as writer:
+            for shift in range(0, 24, 4):
+                writer.write(np.ascontiguousarray(image[:200, VIDEO_LEFT + shift : VIDEO_LEFT + 200 + shift]))
+        command = Path(sys.executable).parent / "sam-variants"
+        left, top, right, bottom = VIDEO_BOX
+        box = f"0,1,{left - VIDEO_LEFT},{top},{right - VIDEO_LEFT},{bottom}"
+        subprocess.run([command, "track", clip, "--box", box, "--out", folder], check=True, timeout=300)
+        lines = (Path(folder) / "clip_masks.jsonl").read_text(encoding="utf-8").splitlines()
+        boxes = [json.loads(line)["objects"][0]["bbox"] for line in lines[1:]]
+    check(len(boxes) == 6, f"{len(boxes)} of 6 frames were tracked")
+    moved = (boxes[0][0] + boxes[0][2] / 2) - (boxes[-1][0] + boxes[-1][2] / 2)
+    check(12 < moved < 28, f"the coin moved by {moved} pixels instead of 20")
+
+
 def main() -> None:
     photo = check_installation(Path(sys.argv[1]).resolve())
     check_model(photo)
     check_command(photo)
+    check_video(photo)
     print("smoke test passed")
 
 

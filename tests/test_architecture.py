@@ -54,12 +54,24 @@ ROOMS = {
     "mask_codecs": Room(ARRAYS, set()),
     "mask_drawing": Room(ARRAYS, set()),
     "mask_storage": Room(ARRAYS, {"mask_codecs"}),
-    "results": Room(ARRAYS, {"mask_codecs", "mask_drawing", "mask_storage"}),
+    "mask_fields": Room(ARRAYS, set()),
+    "mask_regions": Room(ARRAYS, set()),
+    "results": Room(ARRAYS, {"mask_codecs", "mask_drawing", "mask_fields", "mask_storage"}),
     "mask_generation": Room(ARRAYS, {"mask_codecs", "results"}),
-    "processing": Room(ARRAYS | {"transformers"}, {"configuration", "mask_codecs", "mask_generation", "results"}),
+    "processing": Room(
+        ARRAYS | {"transformers", "av"}, {"configuration", "mask_codecs", "mask_generation", "mask_regions", "results"}
+    ),
+    "tracked_objects": Room({"torch"}, {"mask_regions", "memory"}),
+    "video_session": Room(
+        ARRAYS, {"mask_storage", "memory", "pretrained_part", "processing", "results", "tracked_objects"}
+    ),
+    "transformers_video": Room(
+        ARRAYS | {"transformers"}, {"outputs", "pretrained_part", "processing", "tracked_objects", "video_session"}
+    ),
     "modeling": Room(
         ARRAYS | {"transformers"},
-        BELOW_PARTS | {"losses", "encoders", "decoders", "memory", "prompt_checks", "results"},
+        BELOW_PARTS
+        | {"losses", "encoders", "decoders", "memory", "prompt_checks", "transformers_video", "video_session"},
     ),
 }
 BELOW_SCRIPTS = {*ROOMS, "checkpoint_layouts", "top"}

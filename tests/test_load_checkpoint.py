@@ -25,11 +25,12 @@ from checkpoint_models import (
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import SamConfig, SamModel
+from transformers import AutoModel, SamConfig, SamModel
 
 from sam_variants.checkpoint_layouts.layout_transformers_sam import config_to_transformers_sam
 from sam_variants.checkpoint_layouts.load_checkpoint import export_state_dict, load_checkpoint
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
+from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.modeling_sam_variants import SamVariantsModel
 
 
@@ -367,3 +368,13 @@ def test_hub_repositories_without_network(name: str, tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match=f"'{name}' is no local path, and the Hub.*HF_HUB_OFFLINE is set") as raised:
         load_checkpoint(name)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_the_embedded_checkpoints_are_stored_small_and_computed_exactly(video: bool) -> None:
+    folder = default_checkpoint(video=video)
+    model = load_checkpoint(folder)
+    assert model.dtype == AutoModel.from_pretrained(folder).dtype == torch.float32
+    assert hasattr(model, "start_session") == video
+    sizes = [sum(file.stat().st_size for file in default_checkpoint(video=one).iterdir()) for one in (False, True)]
+    assert sum(sizes) < 15_000_000
