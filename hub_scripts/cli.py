@@ -14,11 +14,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-# Name → one line for the list. The function of that name lies in the module of that name in this package.
+# Name → one line for the list. The function of that name lies in the module of that name in this package, with
+# underscores for hyphens.
 COMMANDS = {
     "segment": "Segment objects in an image from points and boxes.",
+    "track": "Track objects through a video from points, boxes and masks.",
     "train": "Train on synthetic scenes.",
+    "train-tracking": "Teach an image model to track objects, on synthetic clips.",
     "evaluate": "Measure how good a checkpoint's masks are.",
+    "evaluate-tracking": "Measure how well a checkpoint follows objects through clips.",
+    "benchmark": "Measure speed and memory, beside transformers.",
 }
 EXPECTED_ERRORS = (ValueError, TypeError, OSError)
 
@@ -66,8 +71,9 @@ def load_command(name: str) -> Any:
     Raises:
         ValueError: when it needs a package that is not installed.
     """
+    function = name.replace("-", "_")
     try:
-        module = importlib.import_module(f"sam_variants.hub_scripts.{name}")
+        module = importlib.import_module(f"sam_variants.hub_scripts.{function}")
     except ModuleNotFoundError as error:
         if (error.name or "sam_variants").startswith("sam_variants"):
             raise
@@ -75,7 +81,7 @@ def load_command(name: str) -> Any:
             f"{name} needs {error.name}, which is not installed: pip install 'sam-variants[train]'"
         ) from error
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    single.command(name)(getattr(module, name))
+    single.command(name)(getattr(module, function))
     return typer.main.get_command(single)
 
 
