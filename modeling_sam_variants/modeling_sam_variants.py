@@ -45,9 +45,10 @@ class SamVariantsModel(PretrainedPart):
 
     def __new__(cls, config: SamVariantsConfig | None = None, *args: Any, **kwargs: Any) -> "SamVariantsModel":
         """A configuration of the video model builds the video model, which is one of these too."""
-        # Copying and unpickling come without a configuration.
-        model_type = None if config is None else config.model_type
-        return super().__new__(next((kind for kind in cls.__subclasses__() if _takes(kind, model_type)), cls))
+        # Copying and unpickling come without a configuration. Exporting makes subclasses that take the same one.
+        if config is None or _takes(cls, config):
+            return super().__new__(cls)
+        return super().__new__(next((kind for kind in cls.__subclasses__() if _takes(kind, config)), cls))
 
     def __init__(self, config: SamVariantsConfig) -> None:
         super().__init__(config)
@@ -209,10 +210,10 @@ class SamVariantsModel(PretrainedPart):
         return torch.stack(found).any(dim=0) if found else None
 
 
-def _takes(kind: type[SamVariantsModel], model_type: str | None) -> bool:
-    """Whether a class is the one for a configuration's `model_type`."""
+def _takes(kind: type[SamVariantsModel], config: SamVariantsConfig) -> bool:
+    """Whether a class is the one for a configuration."""
     config_class: Any = kind.config_class
-    return config_class.model_type == model_type
+    return config_class.model_type == config.model_type
 
 
 AutoModel.register(SamVariantsConfig, SamVariantsModel, exist_ok=True)

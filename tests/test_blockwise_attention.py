@@ -45,7 +45,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     num_keys=st.integers(1, 700),
     width=st.sampled_from([1, 4, 16]),
     value_width=st.sampled_from([1, 3, 16, 24]),
-    sharpness=st.sampled_from([0.1, 1.0, 30.0]),
+    sharpness=st.sampled_from([0.1, 1.0, 5.0]),
 )
 @torch.no_grad()
 def test_equal_to_softmax(

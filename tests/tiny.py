@@ -129,7 +129,7 @@ def tiny_video_model(name: str = "tiny_vit_with_skips", seed: int = 0, **fields:
     """A tiny model that tracks, in eval mode without a zero anywhere."""
     model = randomize(SamVariantsVideoModel(tiny_video_config(name, **fields)), seed)
     # Random scores would call most objects invisible, and all invisible objects are alike.
-    torch.nn.init.constant_(model.mask_decoder.pred_obj_score_head.layers[-1].bias, 1.0)  # type: ignore[arg-type]
+    torch.nn.init.constant_(model.mask_decoder.pred_obj_score_head.layers[-1].bias, 4.0)  # type: ignore[arg-type]
     return model.eval()  # type: ignore[return-value]
 
 
