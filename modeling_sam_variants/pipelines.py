@@ -36,6 +36,31 @@ class PipelineOwnedModel(AutoModelForMaskGeneration):
         return model
 
 
+def fitting_processor(model: SamVariantsModel, processor: SamVariantsProcessor | None) -> SamVariantsProcessor:
+    """The processor given, or the one that belongs to the model.
+
+    Raises:
+        ValueError: for a processor of another input size.
+    """
+    processor = processor_for(model) if processor is None else processor
+    prepared_size = getattr(getattr(processor, "image_processor", None), "image_size", None)
+    if prepared_size != model.config.image_size:
+        raise ValueError(
+            f"processor is a {type(processor).__name__} for images of {prepared_size} pixels, but the model takes "
+            f"{model.config.image_size}; leave it out, or pass sam_variants.processor_for(model)"
+        )
+    return processor
+
+
+def fuse_if_owned(model: SamVariantsModel) -> dict[str, Tensor] | None:
+    """Fuse a model that its pipeline loaded itself, and return the weights that it had; None for one of the user's."""
+    if not model.__dict__.pop("_is_owned_by_pipeline", False) or getattr(model, "hf_device_map", None) is not None:
+        return None
+    weights = model.state_dict()
+    model.fuse()
+    return weights
+
+
 class PromptableSegmentationPipeline(Pipeline):
     """Masks for points, boxes and rough masks, with any model of this package.
 
@@ -68,18 +93,8 @@ class PromptableSegmentationPipeline(Pipeline):
                 f"model is a {type(model).__name__}; this pipeline takes a SamVariantsModel, which "
                 'sam_variants.load_checkpoint("path or repository") makes of other checkpoints'
             )
-        processor = processor_for(model) if processor is None else processor
-        prepared_size = getattr(getattr(processor, "image_processor", None), "image_size", None)
-        if prepared_size != model.config.image_size:
-            raise ValueError(
-                f"processor is a {type(processor).__name__} for images of {prepared_size} pixels, but the model takes "
-                f"{model.config.image_size}; leave it out, or pass sam_variants.processor_for(model)"
-            )
-        super().__init__(model=model, processor=processor, **kwargs)
-        self._weights_before_fusing: dict[str, Tensor] | None = None
-        if model.__dict__.pop("_is_owned_by_pipeline", False) and getattr(model, "hf_device_map", None) is None:
-            self._weights_before_fusing = model.state_dict()
-            model.fuse()
+        super().__init__(model=model, processor=fitting_processor(model, processor), **kwargs)
+        self._weights_before_fusing = fuse_if_owned(model)
 
     def __call__(  # type: ignore[override]
         self,

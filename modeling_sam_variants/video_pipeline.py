@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
 from transformers.pipelines.base import Pipeline
 
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.frame_prompts import read_frame_prompts
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
-from sam_variants.pipelines import PipelineOwnedModel, PromptableSegmentationPipeline
+from sam_variants.pipelines import (
+    PipelineOwnedModel,
+    PromptableSegmentationPipeline,
+    fitting_processor,
+    fuse_if_owned,
+)
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
-from sam_variants.processing.processor_for import processor_for
 from sam_variants.results import Masks
 from sam_variants.video_session import VideoSession
 
@@ -52,18 +55,8 @@ class PromptableVideoSegmentationPipeline(Pipeline):
         self, model: SamVariantsVideoModel, processor: SamVariantsProcessor | None = None, **kwargs: Any
     ) -> None:
         check_can_track(model)
-        processor = processor_for(model) if processor is None else processor
-        prepared_size = getattr(getattr(processor, "image_processor", None), "image_size", None)
-        if prepared_size != model.config.image_size:
-            raise ValueError(
-                f"processor is a {type(processor).__name__} for images of {prepared_size} pixels, but the model takes "
-                f"{model.config.image_size}; leave it out, or pass sam_variants.processor_for(model)"
-            )
-        super().__init__(model=model, processor=processor, **kwargs)
-        self._weights_before_fusing: dict[str, Tensor] | None = None
-        if model.__dict__.pop("_is_owned_by_pipeline", False) and getattr(model, "hf_device_map", None) is None:
-            self._weights_before_fusing = model.state_dict()
-            model.fuse()
+        super().__init__(model=model, processor=fitting_processor(model, processor), **kwargs)
+        self._weights_before_fusing = fuse_if_owned(model)
 
     def __call__(self, video: Any, prompts: Any = None, **options: Any) -> Iterator[Masks]:  # type: ignore[override]
         """Track objects through one video.
