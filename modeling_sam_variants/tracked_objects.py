@@ -101,16 +101,17 @@ class TrackedObject:
                 self.bank.clear_around(frame)
         self.pending.clear()
 
-    def needs_tracking(self, model: Any, frame: int, reverse: bool) -> bool:
+    def needs_tracking(self, frame: int) -> bool:
         """Whether the object must be looked for on a frame: it is known, and was not prompted there."""
+        return bool(self.bank.conditioning) and frame not in self.bank.conditioning
+
+    def reach(self, model: Any, frame: int, reverse: bool) -> None:
+        """Note that tracking has come to a frame, in which direction; what is known of the object decides the rest."""
         if not self.bank.conditioning:
-            return False
+            return
         self.directions[frame] = reverse
-        if frame not in self.bank.conditioning:
-            return True
-        if model.config.clear_non_cond_mem_around_input:
+        if frame in self.bank.conditioning and model.config.clear_non_cond_mem_around_input:
             self.bank.clear_around(frame)
-        return False
 
 
 def track_objects(

@@ -319,7 +319,9 @@ class VideoSession(AbstractContextManager):
 
     def _track(self, index: int, reverse: bool) -> None:
         """Find every object on a frame on which it was not prompted."""
-        objects = [tracked for tracked in self._objects.values() if tracked.needs_tracking(self.model, index, reverse)]
+        for tracked in self._objects.values():
+            tracked.reach(self.model, index, reverse)
+        objects = [tracked for tracked in self._objects.values() if tracked.needs_tracking(index)]
         track_objects(self.model, self._frames[index], index, objects, reverse, self.num_frames, self.objects_per_pass)
 
     def _forget(self) -> None:
