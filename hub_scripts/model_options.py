@@ -1,11 +1,12 @@
-"""The options --model and --image-size: a checkpoint of any layout with its processor."""
+"""The options --model, --device and --image-size: a checkpoint of any layout with its processor."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from transformers import AutoProcessor, PreTrainedModel
 from transformers.utils import logging
 
@@ -15,6 +16,19 @@ from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
 from sam_variants.processing.processor_for import processor_for
 
 PROCESSOR_FILE = "processor_config.json"
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, …", show_default="a GPU where there is one"
+    ),
+]
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size", metavar="PIXELS", help="Another input size of the model.", show_default="the model's own"
+    ),
+]
 
 
 def load_model(source: str, image_size: int | None = None) -> tuple[SamVariantsModel, SamVariantsProcessor]:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.model_options import load_model
+from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model
 from sam_variants.hub_scripts.prompt_options import check_inside, check_prompts, read_boxes, read_points
 from sam_variants.pipelines import PromptableSegmentationPipeline
 from sam_variants.processing.image_loading import URL_PREFIXES, rgb_array
@@ -53,18 +53,8 @@ def segment(
         bool, typer.Option("--multimask", help="Keep all three candidates of every object, best first.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, …", show_default="a GPU where there is one"
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            "--image-size", metavar="PIXELS", help="Another input size of the model.", show_default="the model's own"
-        ),
-    ] = None,
+    device: DeviceOption = None,
+    image_size: ImageSizeOption = None,
 ) -> None:
     """Segment objects in an image from points and boxes.
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.model_options import load_model
+from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model
 from sam_variants.hub_scripts.prompt_options import check_inside_video, read_video_prompts
 from sam_variants.hub_scripts.segment import Clock, make_folder
 from sam_variants.hub_scripts.tracking_run import Files, TrackingRun
@@ -54,18 +54,8 @@ def track(
             show_default="the embedded checkpoint",
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, …", show_default="a GPU where there is one"
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            "--image-size", metavar="PIXELS", help="Another input size of the model.", show_default="the model's own"
-        ),
-    ] = None,
+    device: DeviceOption = None,
+    image_size: ImageSizeOption = None,
     start: Annotated[int, typer.Option("--start", metavar="FRAME", min=0, help="The first frame to track.")] = 0,
     stop: Annotated[
         int | None,
