@@ -13,6 +13,7 @@ from pycocotools import mask as mask_utils
 from torch import Tensor
 
 from sam_variants.mask_codecs import Rle, encode_mask
+from sam_variants.mask_runs import MaskGeometry, MaskRuns, trace
 
 
 def upsample_logits(
@@ -75,7 +76,8 @@ class MaskStore(ABC):
 
     def areas(self) -> Tensor:
         """Return N pixel counts, int64."""
-        return torch.from_numpy(np.asarray(mask_utils.area(self.rles())).astype(np.int64))
+        # One by one: pycocotools counts a list's members in 8 bits and refuses more than 255.
+        return torch.tensor([int(mask_utils.area(rle)) for rle in self.rles()], dtype=torch.int64)
 
     def boxes(self) -> Tensor:
         """Return N×4 half-open xyxy boxes, int64; zeros for a mask without pixels."""
@@ -134,7 +136,10 @@ class RleStore(MaskStore):
 
 
 class LogitStore(MaskStore):
-    """Masks as N×h×w logits of the mask decoder, on the device they came from."""
+    """Masks as N×h×w logits of the mask decoder, on the device they came from.
+
+    Codes, areas and boxes come from the logits directly: pixels are made only when they are what is asked for.
+    """
 
     form = "logits"
 
@@ -151,9 +156,39 @@ class LogitStore(MaskStore):
         self.reshaped_input_size = reshaped_input_size
         self.input_size = input_size
         self.threshold = threshold
+        self._runs: list[MaskRuns] | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def runs(self) -> list[MaskRuns] | None:
+        """Trace all masks, once; None where pixels exist already, or logits are infinite and can't be interpolated."""
+        if self._dense is not None:
+            return None
+        if self._runs is None:
+            logits = self.logits.float().cpu().numpy()
+            if not np.isfinite(logits).all():
+                return None
+            geometry = MaskGeometry(self.size, self.reshaped_input_size, self.input_size)
+            self._runs = [trace(mask, geometry, self.threshold) for mask in logits]
+        return self._runs
+
+    def rles(self) -> list[Rle]:
+        if self._rles is None and (runs := self.runs()) is not None:
+            self._rles = [mask.rle(self.size) for mask in runs]
+        return super().rles()
+
+    def areas(self) -> Tensor:
+        runs = self.runs()
+        return super().areas() if runs is None else torch.tensor([mask.area for mask in runs], dtype=torch.int64)
+
+    def boxes(self) -> Tensor:
+        runs = self.runs()
+        if runs is None:
+            return super().boxes()
+        boxes = torch.tensor([mask.box for mask in runs], dtype=torch.int64).reshape(-1, 4)
+        boxes[:, 2:] += torch.tensor([[mask.area > 0] for mask in runs], dtype=torch.int64).reshape(-1, 1)
+        return boxes
 
     def build(self, index: int) -> np.ndarray:
         logits = self.logits[index : index + 1]
@@ -163,7 +198,11 @@ class LogitStore(MaskStore):
     def select(self, indices: list[int]) -> MaskStore:
         if self._dense is not None:
             return PixelStore(self._dense[indices])
-        return LogitStore(self.logits[indices], self.size, self.reshaped_input_size, self.input_size, self.threshold)
+        geometry = (self.size, self.reshaped_input_size, self.input_size)
+        chosen = LogitStore(self.logits[indices], *geometry, self.threshold)
+        if self._runs is not None:
+            chosen._runs = [self._runs[index] for index in indices]
+        return chosen
 
 
 def check_pixels(data: Any) -> Tensor:

@@ -53,13 +53,16 @@ ROOMS = {
     "prompt_checks": Room({"torch"}, {"decoders"}),
     "mask_codecs": Room(ARRAYS, set()),
     "mask_drawing": Room(ARRAYS, set()),
-    "mask_storage": Room(ARRAYS, {"mask_codecs"}),
+    "mask_runs": Room(ARRAYS, {"mask_codecs"}),
+    "mask_storage": Room(ARRAYS, {"mask_codecs", "mask_runs"}),
     "mask_fields": Room(ARRAYS, set()),
     "mask_regions": Room(ARRAYS, set()),
-    "results": Room(ARRAYS, {"mask_codecs", "mask_drawing", "mask_fields", "mask_storage"}),
-    "mask_generation": Room(ARRAYS, {"mask_codecs", "results"}),
+    "result_keys": Room(ARRAYS, {"mask_codecs"}),
+    "results": Room(ARRAYS, {"mask_codecs", "mask_drawing", "mask_fields", "mask_storage", "result_keys"}),
+    "mask_generation": Room(ARRAYS, {"mask_codecs", "mask_runs", "results"}),
     "processing": Room(
-        ARRAYS | {"transformers", "av"}, {"configuration", "mask_codecs", "mask_generation", "mask_regions", "results"}
+        ARRAYS | {"transformers", "av"},
+        {"configuration", "mask_codecs", "mask_generation", "mask_regions", "mask_runs", "results"},
     ),
     "tracked_objects": Room({"torch"}, {"mask_regions", "memory"}),
     "video_session": Room(

@@ -38,6 +38,10 @@ def test_every_golden_is_tested() -> None:
         and reference not in WHOLE_MODELS
     ]
     assert not untested, f"no builder for these goldens: {untested}"
-    without_cases = [name for name in golden_names() if name not in VIDEOS and not load_golden(name).config["cases"]]
+    # The runs of mask generation are tables of their own: test_mask_generation_goldens.py replays them.
+    replayed_elsewhere = {*VIDEOS, "sam_amg"}
+    without_cases = [
+        name for name in golden_names() if name not in replayed_elsewhere and not load_golden(name).config["cases"]
+    ]
     assert not without_cases, f"these goldens have no case: {without_cases}"
     assert golden_names() == sorted(path.name for path in GOLDENS.iterdir() if path.is_dir())

@@ -113,7 +113,8 @@ def test_indexing(form, index, rows):
     ("index", "error"),
     [
         *[(index, IndexError) for index in (4, -5, [0, 4], [True])],
-        *[(index, TypeError) for index in (1.0, "scores", (0, 1), None, True, np.zeros((2, 2), int))],
+        *[(index, KeyError) for index in ("scores", "rle_mask", "mask")],
+        *[(index, TypeError) for index in (1.0, (0, 1), None, True, np.zeros((2, 2), int))],
     ],
 )
 def test_wrong_indices_are_refused(index, error):
