@@ -141,7 +141,8 @@ class SamVariantsModel(PretrainedPart):
         }
         num_images = embedding.shape[0]
         num_objects = check_prompts(prompts, num_images) or 1
-        decoded = self._predict(embedding, skips, prompts, num_images * num_objects, multimask_output)
+        is_object = self._is_object(prompts)
+        decoded = self._predict(embedding, skips, prompts, num_images * num_objects, is_object, multimask_output)
         pred_masks, iou_scores, object_score_logits = (
             x.unflatten(0, (num_images, num_objects))
             for x in (decoded.masks, decoded.iou_scores, decoded.object_score_logits)
@@ -149,9 +150,7 @@ class SamVariantsModel(PretrainedPart):
         scores = object_score_logits if self.config.mask_decoder_config.pred_obj_scores else None
         loss = None
         if labels is not None:
-            loss = segmentation_loss(
-                pred_masks, iou_scores, labels, self._is_object(prompts), object_score_logits=scores
-            )
+            loss = segmentation_loss(pred_masks, iou_scores, labels, is_object, object_score_logits=scores)
         return SamVariantsOutput(
             loss=loss,
             iou_scores=iou_scores,
@@ -176,6 +175,7 @@ class SamVariantsModel(PretrainedPart):
         skips: list[Tensor],
         prompts: dict[str, Tensor | None],
         num_objects: int,
+        is_object: Tensor | None,
         multimask_output: bool,
     ) -> DecodedMasks:
         """What the decoder says of all objects of all images."""
@@ -194,6 +194,7 @@ class SamVariantsModel(PretrainedPart):
             multimask_output,
             high_resolution_features=skips or None,
             token_mask=prompt.token_mask,
+            is_object=None if is_object is None else is_object.flatten(),
         )
 
     @staticmethod

@@ -18,10 +18,11 @@ from sam_variants.encoders import hiera
 from sam_variants.encoders.encoder_hiera import ImageEncoder
 from sam_variants.encoders.fpn_neck import FpnNeck
 from sam_variants.encoders.hiera import Hiera
+from sam_variants.layers import token_linear
 from sam_variants.layers.mlp import MLP
 from sam_variants.layers.multi_scale_attention import MultiScaleAttention
 from sam_variants.layers.multi_scale_block import MultiScaleBlock, TokenMLP
-from sam_variants.layers.token_linear import MIN_TOKENS, TokenLinear
+from sam_variants.layers.token_linear import MIN_PRODUCTS, TokenLinear
 
 WIDTH = TINY_VISION["hiera"]["out_chans"]
 
@@ -307,15 +308,15 @@ def test_other_activations() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_token_linear_is_a_linear_layer(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = TokenLinear(6, 5, bias=bias)
-    calls: list[int] = []
-    convolution = F.conv2d
-    monkeypatch.setattr(F, "conv2d", lambda *inputs: calls.append(1) or convolution(*inputs))
-    x = torch.randn(2, MIN_TOKENS, 3, 12)[..., ::2]  # not contiguous
+    decisions: list[bool] = []
+    pays = token_linear.onednn_pays
+    monkeypatch.setattr(token_linear, "onednn_pays", lambda *pair: decisions.append(pays(*pair)) or decisions[-1])
+    x = torch.randn(2, MIN_PRODUCTS // 100, 3, 12)[..., ::2]  # not contiguous
     expected = F.linear(x, layer.weight, layer.bias)
     with_gradient = layer(x)
     with torch.no_grad():
         few, many, double = layer(x[:, :2]), layer(x), layer.double()(x.double())
-    assert len(calls) == 1
+    assert decisions == [False, False, True, False]
     assert many.is_contiguous()
     for found in (with_gradient, many, double.float()):
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
@@ -326,7 +327,7 @@ def test_token_linear_is_a_linear_layer(bias: bool, monkeypatch: pytest.MonkeyPa
 def test_token_mlp_equals_mlp_and_keeps_its_input(act: type[nn.Module]) -> None:
     mlp, plain = TokenMLP(6, 24, act), MLP(6, 24, 6, 2, act)
     plain.load_state_dict(mlp.state_dict())
-    x = torch.randn(2, MIN_TOKENS, 6)
+    x = torch.randn(2, 512, 6)
     kept = x.clone()
     with torch.no_grad():
         torch.testing.assert_close(mlp(x), plain(x), atol=1e-6, rtol=1e-6)

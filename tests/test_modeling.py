@@ -190,7 +190,8 @@ def test_disk_offload(name: str, tmp_path: Path) -> None:
     device_map = {"image_encoder": "cpu", "prompt_encoder": "disk", "mask_decoder": "disk"}
     loaded = AutoModel.from_pretrained(tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload")
     inputs = {"pixel_values": torch.randn(1, 3, 64, 64), **prompts(1)}
-    assert torch.equal(outputs_of(loaded, **inputs)[0], outputs_of(model, **inputs)[0])
+    # The decoder folds weights that are there, not ones that come and go: other roundings.
+    torch.testing.assert_close(outputs_of(loaded, **inputs)[0], outputs_of(model, **inputs)[0], atol=1e-5, rtol=0)
 
 
 @each_encoder

@@ -1,6 +1,6 @@
 """The mask decoder: image embedding and prompts become masks with their predicted quality."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,15 +10,23 @@ from transformers.activations import ACT2CLS
 from transformers.utils.output_capturing import OutputRecorder
 
 from sam_variants.configuration.configuration_mask_decoder import MaskDecoderConfig
+from sam_variants.decoders.image_side import ImageSide
+from sam_variants.layers.attention import Attention
 from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.layers.layer_norm_2d import LayerNorm2d
 from sam_variants.layers.mlp import MLP
 from sam_variants.layers.sam2_two_way_transformer import SAM2TwoWayTransformer
+from sam_variants.layers.token_linear import is_plain_inference, is_untouched
 from sam_variants.layers.two_way_transformer import TwoWayTransformer
 from sam_variants.pretrained_part import PretrainedPart, other_parts
 
 # The score of an object whose decoder has no head for it: certainly there.
 PRESENT_SCORE = 10.0
+# The logits of an object that isn't there.
+NO_OBJECT_LOGIT = -1024.0
+# Folding pays while the tokens are few beside the channels, and sharing the first layer's work from so many objects on.
+MAX_FOLDED_TOKENS = 24
+MIN_SHARING_OBJECTS = 4
 
 
 class DecodedMasks(NamedTuple):
@@ -57,6 +65,7 @@ class MaskDecoder(PretrainedPart):
         activation: Any = ACT2CLS[config.hidden_act]
         transformer_activation: Any = ACT2CLS[config.transformer_act]
         self.num_mask_tokens = config.num_multimask_outputs + 1
+        self.num_output_tokens = self.num_mask_tokens + (2 if config.pred_obj_scores else 1)
         transformer_class = SAM2TwoWayTransformer if config.sam2_transformer else TwoWayTransformer
         self.transformer = transformer_class(
             config.transformer_depth,
@@ -108,6 +117,7 @@ class MaskDecoder(PretrainedPart):
         multimask_output: bool = True,
         high_resolution_features: Sequence[Tensor] | None = None,
         token_mask: Tensor | None = None,
+        is_object: Tensor | None = None,
     ) -> DecodedMasks:
         """Predict masks for N objects on B images; N is a multiple of B and objects of one image follow each other.
 
@@ -120,6 +130,7 @@ class MaskDecoder(PretrainedPart):
                 the best of them where it is not stable, if the configuration says so and the module is in eval mode.
             high_resolution_features: what `project_high_resolution` gave, where the configuration has it.
             token_mask: N×K bool, False for padding tokens.
+            is_object: N bool, False for padding objects: these get an empty mask of no quality.
 
         Returns:
             `DecodedMasks`.
@@ -140,6 +151,7 @@ class MaskDecoder(PretrainedPart):
             dense_prompt_embeddings,
             high_resolution_features,
             token_mask,
+            is_object,
         )
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         described_by = chosen if self.config.use_multimask_token_for_obj_ptr else slice(0, 1)
@@ -171,48 +183,130 @@ class MaskDecoder(PretrainedPart):
         dense_prompt_embeddings: Tensor,
         high_resolution_features: Sequence[Tensor] | None = None,
         token_mask: Tensor | None = None,
+        is_object: Tensor | None = None,
     ) -> DecodedMasks:
         """All masks of every object with their tokens, the single one first; arguments as in `forward`."""
-        tokens, image_tokens = self._transform(
-            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, token_mask
+        num_objects = dense_prompt_embeddings.shape[0]
+        tokens = self.prompt_tokens(sparse_prompt_embeddings, num_objects, dense_prompt_embeddings.device)
+        if token_mask is not None:
+            always = token_mask.new_ones(num_objects, self.num_output_tokens)
+            token_mask = torch.cat([always, token_mask], dim=1)
+        predict = self._predict_folded if self.is_foldable(tokens.shape[1]) else self._predict_plainly
+        decoded = predict(
+            image_embeddings,
+            image_pe,
+            tokens,
+            token_mask,
+            dense_prompt_embeddings,
+            high_resolution_features,
+            is_object,
         )
-        if self.config.pred_obj_scores:
-            object_score_logits = self.pred_obj_score_head(tokens[:, 0])
-            tokens = tokens[:, 1:]
-        else:
-            object_score_logits = tokens.new_full((tokens.shape[0], 1), PRESENT_SCORE)
-        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
+        if is_object is None:
+            return decoded
+        return DecodedMasks(
+            torch.where(is_object[:, None, None, None], decoded.masks, NO_OBJECT_LOGIT),
+            torch.where(is_object[:, None], decoded.iou_scores, 0.0),
+            decoded.object_tokens,
+            torch.where(is_object[:, None], decoded.object_score_logits, -PRESENT_SCORE),
+        )
+
+    def _predict_plainly(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        tokens: Tensor,
+        token_mask: Tensor | None,
+        dense: Tensor,
+        high_resolution_features: Sequence[Tensor] | None,
+        is_object: Tensor | None,
+    ) -> DecodedMasks:
+        """`predict_masks` as the official code computes it, padding objects like others."""
+        per_image = tokens.shape[0] // image_embeddings.shape[0]
+        image = image_embeddings.repeat_interleave(per_image, dim=0) + dense
+        tokens, image_tokens = self.transformer(image, image_pe, tokens, token_mask)
+        iou_scores, mask_tokens, object_score_logits = self.read_tokens(tokens)
         size = image_embeddings.shape[-2:]
         upscaled = self._upscale(image_tokens.transpose(1, 2).unflatten(2, size), high_resolution_features)
         hyper_in = torch.stack(
             [mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
         masks = (hyper_in @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
-        return DecodedMasks(masks, self.iou_prediction_head(tokens[:, 0]), mask_tokens, object_score_logits)
+        return DecodedMasks(masks, iou_scores, mask_tokens, object_score_logits)
 
-    def _transform(
-        self,
-        image_embeddings: Tensor,
-        image_pe: Tensor,
-        sparse: Tensor | None,
-        dense: Tensor,
-        token_mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run the two-way transformer: output tokens N×T×C (score, IoU, masks, prompts) and image tokens N×hw×C."""
-        num_objects = dense.shape[0]
-        rows = torch.arange(self.num_mask_tokens, device=dense.device)
+    def prompt_tokens(self, sparse: Tensor | None, num_objects: int, device: torch.device) -> Tensor:
+        """The tokens of N objects, N×T×C: score, IoU, masks, and the prompt tokens N×K×C if there are any."""
+        rows = torch.arange(self.num_mask_tokens, device=device)
         output_tokens = torch.cat([self.iou_token(rows[:1]), self.mask_tokens(rows)])
         if self.config.pred_obj_scores:
             output_tokens = torch.cat([self.obj_score_token(rows[:1]), output_tokens])
         tokens = output_tokens.expand(num_objects, -1, -1)
-        if sparse is not None:
-            tokens = torch.cat([tokens, sparse.to(tokens.dtype)], dim=1)
-        if token_mask is not None:
-            always = token_mask.new_ones(num_objects, output_tokens.shape[0])
-            token_mask = torch.cat([always, token_mask], dim=1)
-        per_image = num_objects // image_embeddings.shape[0]
-        image = image_embeddings.repeat_interleave(per_image, dim=0) + dense
-        return self.transformer(image, image_pe, tokens, token_mask)
+        return tokens if sparse is None else torch.cat([tokens, sparse.to(tokens.dtype)], dim=1)
+
+    def read_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The transformer's tokens N×T×C → IoU scores N×M, mask tokens N×M×C, object score logits N×1."""
+        if self.config.pred_obj_scores:
+            object_score_logits = self.pred_obj_score_head(tokens[:, 0])
+            tokens = tokens[:, 1:]
+        else:
+            object_score_logits = tokens.new_full((tokens.shape[0], 1), PRESENT_SCORE)
+        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
+        return self.iou_prediction_head(tokens[:, 0]), mask_tokens, object_score_logits
+
+    def is_foldable(self, num_tokens: int) -> bool:
+        """Whether `ImageSide` may compute what this decoder would: in inference, with layers that nobody changed."""
+        # A hook around the whole decoder has its way; cores are hooked by transformers once attentions were asked for.
+        bypassed = (MaskDecoder, AttentionCore)
+        return (
+            num_tokens <= MAX_FOLDED_TOKENS
+            and is_plain_inference()
+            and self.config._attn_implementation == "sdpa"
+            and all(type(layer) in (nn.Linear, nn.ConvTranspose2d, LayerNorm2d) for layer in self._folded_layers())
+            and all(is_untouched(module) for module in self.modules() if not isinstance(module, bypassed))
+            and not torch.is_autocast_enabled(self.device.type)
+        )
+
+    def _folded_layers(self) -> Iterator[nn.Module]:
+        """The layers whose weights `ImageSide` reads."""
+        for module in self.transformer.modules():
+            if isinstance(module, Attention):
+                yield from (module.q_proj, module.k_proj, module.v_proj, module.out_proj)
+        yield from (self.output_upscaling[index] for index in (0, 1, 3))
+        for mlp in self.output_hypernetworks_mlps:
+            yield from mlp.layers
+
+    def _predict_folded(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        tokens: Tensor,
+        token_mask: Tensor | None,
+        dense: Tensor,
+        high_resolution_features: Sequence[Tensor] | None,
+        is_object: Tensor | None,
+    ) -> DecodedMasks:
+        """`predict_masks`, image by image; padding objects are left out."""
+        num_images, num_objects = len(image_embeddings), len(tokens)
+        computed = tokens.new_ones(num_objects, dtype=torch.bool)
+        if is_object is not None and bool(is_object.any()):
+            computed = is_object
+        is_shared = num_objects >= MIN_SHARING_OBJECTS * num_images and dense.stride(0) == 0
+        answers = []
+        for image, own in enumerate(torch.arange(num_objects, device=tokens.device).chunk(num_images)):
+            own = own[computed[own]]
+            levels = high_resolution_features or []
+            skips = [level[image % len(level)][None] for level in levels] or None
+            side = ImageSide(
+                self, image_embeddings[image : image + 1], image_pe, dense[:1] if is_shared else None, skips
+            )
+            own_mask = None if token_mask is None else token_mask[own]
+            for _, answer in side.answer_groups(tokens[own], own_mask, None if is_shared else dense[own]):
+                wanted = torch.ones_like(answer.iou_scores, dtype=torch.bool).nonzero(as_tuple=True)
+                masks = side.upscale(answer, *wanted).unflatten(0, answer.iou_scores.shape)
+                answers.append((masks, answer.iou_scores, answer.mask_tokens, answer.object_score_logits))
+        found = [torch.cat(parts) for parts in zip(*answers, strict=True)]
+        if len(found[0]) < num_objects:
+            found = [part.new_zeros(num_objects, *part.shape[1:]).index_put_((computed,), part) for part in found]
+        return DecodedMasks(*found)
 
     def _upscale(self, image: Tensor, high_resolution_features: Sequence[Tensor] | None) -> Tensor:
         """N×C×h×w → N×C/8×4h×4w, with skip connections where there are any."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sam_variants.layers.token_linear import is_plain_inference
+from sam_variants.layers.token_linear import is_plain_inference, token_product
 
 # Fewer queries or keys are left to the fused kernel.
 MIN_TOKENS = 512
@@ -60,16 +60,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     total, shift = query.new_zeros(query.shape[0], 1), None
     for start in range(0, key.shape[0], KEY_BLOCK):
         block = slice(start, start + KEY_BLOCK)
-        logits = _product(query, key[block])
+        logits = token_product(query, key[block])
         shift = logits.amax(dim=1, keepdim=True) if shift is None else shift
         weights = logits.sub_(shift).exp2_()
         total += weights.sum(dim=1, keepdim=True)
-        weighted += _product(weights, value[:, block])
+        weighted += token_product(weights, value[:, block])
     return weighted.div_(total)
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight.T of N×d and M×d as a 1×1 convolution, which is what leads to oneDNN, also with one thread."""
-    column_bchw = x.reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)
-    y_bchw = torch.mkldnn_convolution(column_bchw, weight[:, :, None, None], None, (0, 0), (1, 1), (1, 1), 1)
-    return y_bchw.permute(0, 2, 3, 1).reshape(x.shape[0], weight.shape[0])
