@@ -40,12 +40,12 @@ def resize_square(pixels: np.ndarray, size: tuple[int, int], resample: int) -> n
     """Resize float pixels with antialiasing, the aspect not kept: the tensor resize of SAM 2's `SAM2Transforms`.
 
     Args:
-        pixels: 3×H×W float32.
+        pixels: C×H×W float32.
         size: (height, width) of the result.
         resample: Pillow's number of the bilinear or bicubic filter.
 
     Returns:
-        3×height×width float32.
+        C×height×width float32.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(pixels))[None]
     mode = TENSOR_RESAMPLING[PILImageResampling(resample)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 URL_PREFIXES = ("http://", "https://")
@@ -60,7 +60,7 @@ def _single_images(images: Any, name: str, levels: int = 0) -> Iterable[Any]:
         )
 
 
-def rgb_array(image: Any, channel_order: str | None = None) -> np.ndarray:
+def rgb_array(image: Any, channel_order: str | None = None, timeout: float | None = URL_TIMEOUT_SECONDS) -> np.ndarray:
     """Read one image and bring it to 8-bit RGB.
 
     The EXIF orientation is applied, 16 bits are scaled to 8, gray is repeated, palettes are looked up, CMYK is
@@ -72,6 +72,7 @@ def rgb_array(image: Any, channel_order: str | None = None) -> np.ndarray:
             floating point (0..1, or 0..255 when a value lies above 1).
         channel_order: "channels_first" or "channels_last" for arrays; None finds it from the shape and, where both
             fit, takes channels last for NumPy and channels first for torch.
+        timeout: seconds that a server may be silent when an image is fetched; None waits for ever.
 
     Returns:
         H×W×3 uint8.
@@ -81,7 +82,7 @@ def rgb_array(image: Any, channel_order: str | None = None) -> np.ndarray:
         TypeError: for what is no image.
     """
     if isinstance(image, str | os.PathLike):
-        image = open_image(image)
+        image = open_image(image, timeout)
     if isinstance(image, Image.Image):
         pixels = _pil_to_rgb(image)
     elif isinstance(image, Tensor):
@@ -95,8 +96,12 @@ def rgb_array(image: Any, channel_order: str | None = None) -> np.ndarray:
     return pixels
 
 
-def open_image(source: str | os.PathLike) -> Image.Image:
+def open_image(source: str | os.PathLike, timeout: float | None = URL_TIMEOUT_SECONDS) -> Image.Image:
     """Open a path, an http(s) URL, a data URL or base64 text, without converting anything.
+
+    Args:
+        source: what to open.
+        timeout: seconds that a server may be silent; None waits for ever.
 
     Raises:
         ValueError: when there is no such file, it can't be fetched, or it is no image.
@@ -104,7 +109,7 @@ def open_image(source: str | os.PathLike) -> Image.Image:
     text = os.fsdecode(source)
     try:
         if text.startswith(URL_PREFIXES):
-            return Image.open(io.BytesIO(_fetch(text)))
+            return Image.open(io.BytesIO(_fetch(text, timeout)))
         if text.startswith("data:"):
             return Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2], validate=True)))
         if Path(text).is_file():
@@ -116,9 +121,9 @@ def open_image(source: str | os.PathLike) -> Image.Image:
         raise ValueError(f"{_shortened(text)} can't be opened as an image: {error}") from error
 
 
-def _fetch(url: str) -> bytes:
+def _fetch(url: str, timeout: float | None) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "sam-variants"})
-    with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
+    with urllib.request.urlopen(request, timeout=timeout) as response:
         return response.read()
 
 
@@ -131,7 +136,9 @@ def _pil_to_rgb(image: Image.Image) -> np.ndarray:
         raise ValueError(f"the image has width {image.width} and height {image.height}: no pixels")
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
+        # Pillow would copy an upright image too, which for a large photo is most of the memory that reading takes.
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     except Exception as error:  # decoders of broken files raise anything, from struct.error to ZeroDivisionError
         raise ValueError(f"the image can't be decoded: {error}") from error
     if image.mode == "F":
@@ -140,7 +147,7 @@ def _pil_to_rgb(image: Image.Image) -> np.ndarray:
         return _array_to_rgb(_as_uint16(np.asarray(image)), CHANNELS_LAST, prefers_first=False)
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _as_uint16(array: np.ndarray) -> np.ndarray:

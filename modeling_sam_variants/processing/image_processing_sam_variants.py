@@ -14,6 +14,7 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.utils import logging
 
 from sam_variants.mask_regions import clean_masks
+from sam_variants.mask_runs import MaskGeometry
 from sam_variants.processing.coordinates import longest_side_shape
 from sam_variants.processing.image_fitting import (
     LONGEST_SIDE,
@@ -29,7 +30,9 @@ from sam_variants.processing.image_fitting import (
     to_float,
 )
 from sam_variants.processing.image_loading import flatten_images, open_image, rgb_array
+from sam_variants.processing.mask_generation_methods import MaskGenerationMethods
 from sam_variants.processing.mask_post_processing import upscale_logits, upscale_to_masks
+from sam_variants.processing.upscaled_masks import UpscaledMasks
 
 logger = logging.get_logger(__name__)
 
@@ -58,7 +61,7 @@ class SamVariantsImageProcessorKwargs(TypedDict, total=False):
     return_tensors: str | None
 
 
-class SamVariantsImageProcessorPil(PilBackend):
+class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
     """Fits images into the square that a SAM model takes, exactly as the official predictors do, without torchvision.
 
     `resize_mode="longest_side"` (SAM, MobileSAM; segment-anything's `ResizeLongestSide` and `Sam.preprocess`): the
@@ -243,9 +246,14 @@ class SamVariantsImageProcessorPil(PilBackend):
         """3×H×W uint8 → the model's input, 3×height×width float32, and the image's size inside it."""
         size, resample = settings["size"], settings["resample"]
         factor = settings["rescale_factor"] if settings["do_rescale"] else None
-        if settings["resize_mode"] == SQUARE:
+        if settings["resize_mode"] == SQUARE and settings["do_resize"]:
+            # One channel at a time: as floating-point numbers a large photo takes four times its bytes.
+            channels = [
+                resize_square(to_float(channel[None], factor), height_width(size), resample) for channel in image
+            ]
+            pixels = np.concatenate(channels)
+        elif settings["resize_mode"] == SQUARE:
             pixels = to_float(image, factor)
-            pixels = resize_square(pixels, height_width(size), resample) if settings["do_resize"] else pixels
         else:
             resized = resize_longest_side(image, size.longest_edge, resample) if settings["do_resize"] else image
             pixels = to_float(resized, factor)
@@ -279,11 +287,12 @@ class SamVariantsImageProcessorPil(PilBackend):
         """Predicted masks at the size of each original image (segment-anything's `Sam.postprocess_masks`).
 
         Args:
-            masks: logits B×P×M×h×w, or one P×M×h×w per image.
+            masks: logits B×P×M×h×w, or one P×M×h×w per image. What this method gave with `binarize=False` may come
+                again, to be binarized or left as it is.
             original_sizes: B×2 (height, width), as the processor returned them.
             reshaped_input_sizes: B×2 (height, width); None computes them from `original_sizes`.
             mask_threshold: logit above which a pixel belongs to the mask.
-            binarize: False returns the logits, float32.
+            binarize: False returns the logits, float32, upscaled when they are first looked at.
             pad_size: the model's input size, when it is not this processor's.
             max_hole_area: holes of at most so many cells of the logits are filled, as SAM 2's image predictor can.
             max_sprinkle_area: specks of at most so many cells are removed.
@@ -292,7 +301,7 @@ class SamVariantsImageProcessorPil(PilBackend):
             One P×M×height×width tensor per image, bool (or float32).
 
         Raises:
-            ValueError: when the numbers of images or axes don't agree.
+            ValueError: when the numbers of images or axes don't agree, or masks come again with another size or areas.
         """
         sizes = size_list("original_sizes", original_sizes, len(masks))
         if reshaped_input_sizes is None:
@@ -306,9 +315,21 @@ class SamVariantsImageProcessorPil(PilBackend):
             tensor = torch.as_tensor(logits)
             if tensor.ndim != 4:
                 raise ValueError(f"masks[{index}] must be P x M x h x w, got shape {tuple(tensor.shape)}")
+            if isinstance(tensor, UpscaledMasks):
+                if tensor.shape[2:] != size or max_hole_area > 0 or max_sprinkle_area > 0:
+                    raise ValueError(
+                        f"masks[{index}] were brought to {tuple(tensor.shape[2:])} already: original_sizes={size}, "
+                        f"max_hole_area={max_hole_area} and max_sprinkle_area={max_sprinkle_area} need the model's "
+                        "pred_masks"
+                    )
+                results.append(tensor > mask_threshold if binarize else tensor)
+                continue
             tensor = clean_masks(tensor, max_hole_area, max_sprinkle_area, mask_threshold)
             if binarize:
                 results.append(upscale_to_masks(tensor, size, inner_size, padded, mask_threshold))
-            else:
+            elif tensor.requires_grad and torch.is_grad_enabled():
                 results.append(upscale_logits(tensor, size, inner_size, padded))
+            else:
+                geometry = MaskGeometry(size, inner_size, padded) if padded else MaskGeometry(size)
+                results.append(UpscaledMasks(tensor, geometry))
         return results
