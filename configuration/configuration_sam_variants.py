@@ -48,6 +48,8 @@ class SamVariantsConfig(PreTrainedConfig):
         use_no_mem_embed: add a learned vector to the embedding of an image that stands alone, as SAM 2 does with frames
             without memory.
         mask_threshold: logit above which a pixel belongs to the mask.
+        mask_generation: options of mask generation that suit the weights, such as `{"pred_iou_thresh": 0.8}`; they take
+            the place of segment-anything's defaults.
         initializer_range: standard deviation of the normal initialisation.
     """
 
@@ -64,6 +66,7 @@ class SamVariantsConfig(PreTrainedConfig):
     image_size: int | None = None
     use_no_mem_embed: bool = False
     mask_threshold: float | int = 0.0
+    mask_generation: dict[str, Any] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 

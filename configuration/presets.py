@@ -56,6 +56,7 @@ def sam2(size: str, version: dict[str, Any]) -> dict[str, Any]:
         "vision_config": {"model_type": "sam_variants_hiera", **HIERA_SIZES[size]},
         "prompt_encoder_config": SAM2_PROMPT_ENCODER,
         "mask_decoder_config": SAM2_MASK_DECODER,
+        "mask_generation": {"pred_iou_thresh": 0.8},
         **version,
     }
 

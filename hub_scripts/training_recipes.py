@@ -105,6 +105,8 @@ def default_config() -> SamVariantsConfig:
             "iou_head_hidden_dim": channels,
             "high_resolution_channels": widths[:2],
         },
+        # So small a model is less sure of itself and less steep at the borders than the published ones.
+        mask_generation={"pred_iou_thresh": 0.6, "stability_score_thresh": 0.9},
     )
 
 

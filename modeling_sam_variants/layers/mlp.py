@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_variants.layers.token_linear import TokenLinear
+
 
 class MLP(nn.Module):
     """A stack of linear layers with an activation between them (segment-anything's `MLP`, SAM 2's options included).
@@ -69,8 +71,8 @@ class MLPBlock(nn.Module):
 
     def __init__(self, embedding_dim: int, mlp_dim: int, act: type[nn.Module] = nn.GELU) -> None:
         super().__init__()
-        self.lin1 = nn.Linear(embedding_dim, mlp_dim)
-        self.lin2 = nn.Linear(mlp_dim, embedding_dim)
+        self.lin1 = TokenLinear(embedding_dim, mlp_dim)
+        self.lin2 = TokenLinear(mlp_dim, embedding_dim)
         self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_variants.layers.attention_core import AttentionCore
+from sam_variants.layers.token_linear import TokenLinear
 
 
 def get_rel_pos(size: int, rel_pos: Tensor) -> Tensor:
@@ -78,8 +79,8 @@ class REAttention(nn.Module):
             raise ValueError(f"num_heads must be positive and divide dim {dim}, got {num_heads}.")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = TokenLinear(dim, dim * 3, bias=qkv_bias)
+        self.proj = TokenLinear(dim, dim)
         self.core = AttentionCore()
         self.use_rel_pos = use_rel_pos
         if use_rel_pos:
