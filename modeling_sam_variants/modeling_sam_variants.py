@@ -1,7 +1,7 @@
 """The promptable model: any image encoder with prompt encoder and mask decoder."""
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -85,14 +85,35 @@ class SamVariantsModel(PretrainedPart):
         """
         return self._embeddings_of(self.image_encoder(pixel_values, **kwargs))
 
+    def encode_in(self, dtype: torch.dtype) -> Self:
+        """Let the image encoder work in another precision; prompts, mask decoder and memory keep theirs.
+
+        Masks hardly notice bfloat16 there, where nearly all of the work is done once per image, but do in the decoder.
+
+        Args:
+            dtype: for example `torch.bfloat16`.
+
+        Returns:
+            The model itself.
+        """
+        nn.Module.to(self.image_encoder, dtype)
+        return self
+
     def _embeddings_of(self, encoded: ImageEncoderOutput) -> Tensor | list[Tensor]:
-        embedding: Any = encoded.last_hidden_state
-        skips: Any = encoded.high_resolution_features
+        embedding, skips = self._decoder_maps(encoded)
         if self.no_mem_embed is not None:
             embedding = embedding + self.no_mem_embed.reshape(1, -1, 1, 1)
+        return [*skips, embedding] if skips else embedding
+
+    def _decoder_maps(self, encoded: ImageEncoderOutput) -> tuple[Tensor, list[Tensor]]:
+        """The image embedding and the finer maps in the decoder's widths and precision."""
+        maps: Any = [encoded.last_hidden_state, *(encoded.high_resolution_features or [])]
+        if self.image_encoder.dtype != self.mask_decoder.dtype:
+            maps = [level.to(self.mask_decoder.dtype) for level in maps]
+        embedding, *skips = maps
         if self.config.mask_decoder_config.high_resolution_channels is None:
-            return embedding
-        return [*self.mask_decoder.project_high_resolution(skips), embedding]
+            return embedding, []
+        return embedding, self.mask_decoder.project_high_resolution(skips)
 
     @capture_outputs
     def forward(

@@ -103,11 +103,7 @@ class SamVariantsVideoModel(VideoModelNames, SamVariantsModel):
 
     def encode_frame(self, pixel_values: Tensor) -> FrameFeatures:
         """Run the image encoder on one frame, 1×3×H×W."""
-        encoded = self.image_encoder(pixel_values)
-        embedding: Any = encoded.last_hidden_state
-        if self.config.mask_decoder_config.high_resolution_channels is None:
-            return FrameFeatures(embedding, [])
-        return FrameFeatures(embedding, self.mask_decoder.project_high_resolution(encoded.high_resolution_features))
+        return FrameFeatures(*self._decoder_maps(self.image_encoder(pixel_values)))
 
     def without_memory(self, features: FrameFeatures) -> Tensor:
         """The embedding of a frame that looks at no memory, 1×C×h×w."""

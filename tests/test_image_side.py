@@ -172,6 +172,18 @@ def test_half_precision_stays_close(dtype: torch.dtype) -> None:
     assert (found.float() - expected).abs().max() < 0.1 * expected.std()
 
 
+@each_encoder
+def test_the_encoder_alone_in_bfloat16(name: str) -> None:
+    model, pixels = tiny_model(name), torch.randn(1, 3, 64, 64)
+    prompts = {name: prompt[:1] for name, prompt in ragged_prompts().items()}
+    expected, _ = answers(model, pixel_values=pixels, **prompts)
+    assert model.encode_in(torch.bfloat16) is model
+    assert (model.image_encoder.dtype, model.mask_decoder.dtype) == (torch.bfloat16, torch.float32)
+    found, _ = answers(model, pixel_values=pixels.bfloat16(), **prompts)
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.2 * expected.std()
+
+
 @pytest.mark.parametrize("multimask_output", [True, False])
 @pytest.mark.parametrize("threshold", [None, 0.0, 1e9])
 @each_encoder

@@ -107,7 +107,10 @@ class ImageSide:
             tokens, pixels = folded_block(block, tokens, token_pe, token_mask, pixels, self.pixel_pe, shared, out)
         attention = transformer.final_attn_token_to_image
         attended = tokens_to_pixels(attention, tokens + token_pe, pixels, self.pixel_pe)
-        return TokenAnswers(*decoder.read_tokens(transformer.norm_final_attn(tokens + attended)), pixels)
+        iou_scores, mask_tokens, object_score_logits = decoder.read_tokens(
+            transformer.norm_final_attn(tokens + attended)
+        )
+        return TokenAnswers(iou_scores, mask_tokens, object_score_logits, pixels)
 
     def upscale(self, answers: TokenAnswers, prompts: Tensor, masks: Tensor) -> Tensor:
         """Make chosen masks.
@@ -126,7 +129,7 @@ class ImageSide:
         wanted, place = prompts.unique_consecutive(return_inverse=True)
         num_pixels, channels = self.pixels.shape[1:]
         cells = hyper.new_empty(len(wanted), hyper.shape[1], 16 * num_pixels)
-        for chosen, part in tiles(len(wanted), num_pixels, channels, hyper.device):
+        for chosen, part in tiles((len(wanted), num_pixels, channels), hyper.device):
             features = self._upscaled_features(answers.pixels[wanted[chosen], part], part)
             start, stop, _ = part.indices(num_pixels)
             cells[chosen, :, 16 * start : 16 * stop] = batched_product(hyper[wanted[chosen]], features)

@@ -271,8 +271,7 @@ class MaskDecoder(PretrainedPart):
             if isinstance(module, Attention):
                 yield from (module.q_proj, module.k_proj, module.v_proj, module.out_proj)
         yield from (self.output_upscaling[index] for index in (0, 1, 3))
-        for mlp in self.output_hypernetworks_mlps:
-            yield from mlp.layers
+        yield from (layer for mlp in self.output_hypernetworks_mlps for layer in mlp.layers.children())
 
     def _predict_folded(
         self,

@@ -21,6 +21,12 @@ class AttentionCore(nn.Module):
 
     attention_function: AttentionFunction | None = None
 
+    def is_fused(self) -> bool:
+        """Whether torch's fused kernel would be called and nobody wants to see the probabilities."""
+        config = getattr(self.attention_function, "config", None)
+        implementation = "sdpa" if self.attention_function is None else getattr(config, "_attn_implementation", None)
+        return implementation == "sdpa" and not self._forward_hooks
+
     def forward(
         self,
         query: Tensor,

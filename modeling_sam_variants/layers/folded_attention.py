@@ -7,7 +7,7 @@ attention's products. Exact up to rounding; for inference.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,11 +32,12 @@ class PixelUpdate(NamedTuple):
 Tile = tuple[slice, slice]
 
 
-def tiles(num_prompts: int, num_pixels: int, channels: int, device: torch.device) -> Iterator[Tile]:
-    """Cut the pixels of some prompts into pieces that suit the device: slices of the prompts and of the pixels."""
+def tiles(shape: Sequence[int], device: torch.device) -> Iterator[Tile]:
+    """Cut pixels G×HW×C into pieces that suit the device: slices of the prompts and of the pixels."""
     if device.type != "cpu":
         yield slice(None), slice(None)
         return
+    num_prompts, num_pixels, channels = shape
     prompts = max(1, TILE_NUMBERS // (num_pixels * channels))
     pixels = max(1, TILE_NUMBERS // channels)
     for prompt in range(0, num_prompts, prompts):
@@ -47,14 +48,14 @@ def tiles(num_prompts: int, num_pixels: int, channels: int, device: torch.device
 def match_pixels(looked_for: Tensor, pixels: Tensor, pixel_pe: Tensor) -> Tensor:
     """Products of G×N×C with pixels G×HW×C and their position term 1×HW×C, G×N×HW."""
     matches = looked_for.new_empty(*looked_for.shape[:2], pixels.shape[1])
-    for prompts, part in tiles(*pixels.shape, pixels.device):
+    for prompts, part in tiles(pixels.shape, pixels.device):
         matches[prompts, :, part] = batched_product(looked_for[prompts], pixels[prompts, part] + pixel_pe[:, part])
     return matches
 
 
 def update_pixels(norm: nn.Module, pixels: Tensor, update: PixelUpdate, out: Tensor) -> Tensor:
     """`norm(pixels + update)` of pixels 1×HW×C or G×HW×C, written into `out` G×HW×C, which may be the pixels."""
-    for prompts, part in tiles(*out.shape, out.device):
+    for prompts, part in tiles(out.shape, out.device):
         probabilities, values = update.probabilities[prompts, :, part], update.values[prompts]
         added = batched_product(probabilities.transpose(1, 2), values.transpose(1, 2))
         out[prompts, part] = norm(added.add_(pixels[prompts if len(pixels) > 1 else slice(None), part]))

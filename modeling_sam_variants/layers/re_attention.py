@@ -5,7 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_variants.layers.attention_core import AttentionCore
-from sam_variants.layers.token_linear import TokenLinear
+from sam_variants.layers.token_linear import TokenLinear, is_plain_inference, token_product
+
+# Fewer tokens, as in windows, are left to the fused kernel; a block of queries has 8 MB of logits.
+MIN_TOKENS = 1024
+QUERY_BLOCK = 512
 
 
 def get_rel_pos(size: int, rel_pos: Tensor) -> Tensor:
@@ -27,8 +31,10 @@ def get_rel_pos(size: int, rel_pos: Tensor) -> Tensor:
     return rel_pos[coords[:, None] - coords[None, :] + size - 1]
 
 
-def decomposed_rel_pos_bias(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, size: tuple[int, int]) -> Tensor:
-    """The attention bias of MViTv2 (https://arxiv.org/abs/2112.01526): a vertical plus a horizontal term.
+def decomposed_rel_pos_terms(
+    query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The two terms of MViTv2's attention bias (https://arxiv.org/abs/2112.01526).
 
     Args:
         query: B×heads×(H·W)×head_dim, not scaled.
@@ -37,14 +43,49 @@ def decomposed_rel_pos_bias(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor,
         size: (H, W) in tokens.
 
     Returns:
-        B×heads×(H·W)×(H·W), to be added to the scaled products of queries and keys.
+        B×heads×(H·W)×H by the keys' rows and B×heads×(H·W)×W by their columns.
     """
-    batch, heads, num_tokens, head_dim = query.shape
-    query_grid = query.reshape(batch, heads, *size, head_dim)
+    query_grid = query.unflatten(2, size)
     bias_h = torch.einsum("bnhwc,hkc->bnhwk", query_grid, get_rel_pos(size[0], rel_pos_h))
     bias_w = torch.einsum("bnhwc,wkc->bnhwk", query_grid, get_rel_pos(size[1], rel_pos_w))
-    bias = bias_h[..., :, None] + bias_w[..., None, :]
-    return bias.reshape(batch, heads, num_tokens, num_tokens)
+    return bias_h.flatten(2, 3), bias_w.flatten(2, 3)
+
+
+def decomposed_rel_pos_bias(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, size: tuple[int, int]) -> Tensor:
+    """The vertical plus the horizontal term, B×heads×(H·W)×(H·W), for the scaled products of queries and keys."""
+    bias_h, bias_w = decomposed_rel_pos_terms(query, rel_pos_h, rel_pos_w, size)
+    return (bias_h[..., :, None] + bias_w[..., None, :]).flatten(-2)
+
+
+def rows_pay(query: Tensor) -> bool:
+    """Whether `attend_by_rows` is the way to go: inference on a CPU with so many tokens that the bias is huge."""
+    return query.device.type == "cpu" and query.shape[2] >= MIN_TOKENS and is_plain_inference()
+
+
+def attend_by_rows(query: Tensor, key: Tensor, value: Tensor, bias_h: Tensor, bias_w: Tensor) -> Tensor:
+    """Attention with a decomposed bias that never exists as a whole (it takes 800 MB in SAM ViT-B).
+
+    Args:
+        query, key, value: B×heads×N×d.
+        bias_h, bias_w: the bias' terms, B×heads×N×H and B×heads×N×W.
+
+    Returns:
+        B×heads×N×d.
+    """
+    output = torch.empty_like(query)
+    for image in range(query.shape[0]):
+        for head in range(query.shape[1]):
+            # Contiguous, because products of strided matrices can be a hundred times slower.
+            queries = (query[image, head] * query.shape[-1] ** -0.5).contiguous()
+            keys, values = key[image, head].contiguous(), value[image, head].T.contiguous()
+            for start in range(0, len(queries), QUERY_BLOCK):
+                block = slice(start, start + QUERY_BLOCK)
+                logits = token_product(queries[block], keys)
+                by_rows = logits.unflatten(1, (bias_h.shape[-1], bias_w.shape[-1]))
+                by_rows += bias_h[image, head, block, :, None]
+                by_rows += bias_w[image, head, block, None]
+                output[image, head, block] = token_product(logits.softmax(dim=-1), values)
+    return output
 
 
 class REAttention(nn.Module):
@@ -99,8 +140,12 @@ class REAttention(nn.Module):
         batch, height, width, dim = x.shape
         qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        bias = None
-        if self.use_rel_pos:
-            bias = decomposed_rel_pos_bias(query, self.rel_pos_h, self.rel_pos_w, (height, width))
-        attended, _ = self.core(query, key, value, mask=bias)
+        if self.use_rel_pos and rows_pay(query) and self.core.is_fused():
+            terms = decomposed_rel_pos_terms(query, self.rel_pos_h, self.rel_pos_w, (height, width))
+            attended = attend_by_rows(query, key, value, *terms)
+        else:
+            bias = None
+            if self.use_rel_pos:
+                bias = decomposed_rel_pos_bias(query, self.rel_pos_h, self.rel_pos_w, (height, width))
+            attended, _ = self.core(query, key, value, mask=bias)
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, dim))

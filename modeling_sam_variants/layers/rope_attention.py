@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sam_variants.layers.attention import Attention
-from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.layers.blockwise_attention import blocks_pay, blockwise_attention
 from sam_variants.layers.token_linear import TokenLinear
 
@@ -139,7 +138,7 @@ class RoPEAttention(Attention):
     def _attend_in_blocks(self, query: Tensor, key: Tensor, v: Tensor) -> Tensor | None:
         """The attention before the output projection, B×Nq×internal_dim, or None where the core has to compute it."""
         has_dropout = self.training and self.dropout > 0
-        if has_dropout or not blocks_pay(query, key) or not _is_fused(self.core):
+        if has_dropout or not blocks_pay(query, key) or not self.core.is_fused():
             return None
         if self.num_heads > 1 or v.shape[-1] > self.internal_dim:
             heads = blockwise_attention(query, key, self._split_heads(self.v_proj(v)))
@@ -168,10 +167,3 @@ class RoPEAttention(Attention):
                 f"k without num_k_exclude_rope must have {allowed} q's {num_queries} tokens, got {num_rotated}."
             )
         return num_rotated // num_queries
-
-
-def _is_fused(core: AttentionCore) -> bool:
-    """Whether a core would call torch's fused kernel and nobody wants to see the probabilities."""
-    config = getattr(core.attention_function, "config", None)
-    implementation = "sdpa" if core.attention_function is None else getattr(config, "_attn_implementation", None)
-    return implementation == "sdpa" and not core._forward_hooks
