@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
+from sam_variants.hub_scripts.benchmark_everything import EverythingSettings, measure_everything
+from sam_variants.hub_scripts.benchmark_everything_tables import everything_tables
+from sam_variants.hub_scripts.benchmark_report import (
+    DeviceOption,
+    JsonOption,
+    SkipTransformersOption,
+    ThreadsOption,
+    checked_device,
+    read_counts,
+    report_benchmark,
+)
 from sam_variants.hub_scripts.benchmark_tables import track_tables
 from sam_variants.hub_scripts.benchmark_track import Settings, measure_track
 
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One benchmark.
-
-    Attributes:
-        measure: from the settings and a function that is told the progress to the report.
-        tables: the report for people.
-    """
-
-    measure: Callable[[Settings, Callable[[float], None]], dict[str, Any]]
-    tables: Callable[[dict[str, Any]], list[Table]]
+benchmark = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Measure speed and memory, beside transformers. Quote ratios: times change with the machine and with what "
+    "else it does.",
+)
 
 
-BENCHMARKS = {"track": Benchmark(measure_track, track_tables)}
-
-
-def benchmark(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"What to measure: {', '.join(BENCHMARKS)}.")],
+@benchmark.command()
+def track(
     preset: Annotated[
         str, typer.Option("--preset", metavar="PRESET", help="The model of real size.")
     ] = Settings.preset,
@@ -74,29 +67,23 @@ def benchmark(
     clips: Annotated[
         int, typer.Option("--clips", metavar="COUNT", min=0, help="Held-out clips for that; 0 leaves it out.")
     ] = Settings.clips,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", metavar="COUNT", min=1, help="Processor threads.", show_default="all cores"),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, …")] = Settings.device,
-    skip_transformers: Annotated[bool, typer.Option("--skip-transformers", help="Measure ours alone.")] = False,
+    threads: ThreadsOption = None,
+    device: DeviceOption = Settings.device,
+    skip_transformers: SkipTransformersOption = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="A minute: the preset at half its size only, fewer frames, no accuracy.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure speed, memory and agreement with transformers, all in one run on this machine.
+    """Measure tracking: speed, memory and agreement with transformers, all in one run on this machine.
 
-    Weights are random and float32, the same for both; trackers that are compared take every frame in turn. Quote
-    ratios: times change with the machine and with what else it does.
+    Weights are random and float32, the same for both; trackers that are compared take every frame in turn.
 
     \b
     sam-variants benchmark track --quick
     sam-variants benchmark track --preset sam2.1-hiera-small --frames 5 --preset-objects 1,4
     sam-variants benchmark track --skip-transformers --device cuda --json
     """
-    if name not in BENCHMARKS:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(BENCHMARKS)}", param_hint="NAME")
     settings = Settings(
         preset=preset,
         image_size=image_size,
@@ -112,56 +99,80 @@ def benchmark(
         clips=clips,
         quick=quick,
     )
-    console, begin = Console(stderr=True), time.perf_counter()
-    with torch_threads(settings.threads), Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"benchmark {name}", total=1.0)
-        report = BENCHMARKS[name].measure(settings, lambda share: progress.advance(task, share))
-    machine = {"machine": platform.machine(), "torch": torch.__version__, "transformers": version("transformers")}
-    report = {"benchmark": name, "seconds": round(time.perf_counter() - begin, 1), "versions": machine, **report}
-    if as_json:
-        typer.echo(json.dumps(report))
-        return
-    out = Console()
-    facts = f"{report['seconds']:.0f} s on {settings.device} with {settings.threads} threads"
-    out.print(f"{facts}; torch {machine['torch']}, transformers {machine['transformers']}", markup=False)
-    for table in BENCHMARKS[name].tables(report):
-        out.print(table)
+    report_benchmark("track", settings, measure_track, track_tables, as_json)
 
 
-def read_counts(text: str, option: str) -> tuple[int, ...]:
-    """Numbers with commas between, ascending and each once.
+@benchmark.command()
+def everything(
+    megapixels: Annotated[str, typer.Option("--megapixels", metavar="SIZES", help="Sizes of the image.")] = ",".join(
+        f"{size:g}" for size in EverythingSettings.megapixels
+    ),
+    points_per_side: Annotated[
+        int, typer.Option("--points-per-side", metavar="COUNT", min=1, help="Points along each side of the image.")
+    ] = EverythingSettings.points_per_side,
+    repeats: Annotated[
+        int, typer.Option("--repeats", metavar="COUNT", min=1, help="Runs of each; the median counts.")
+    ] = EverythingSettings.repeats,
+    image_size: Annotated[
+        int | None,
+        typer.Option("--image-size", metavar="PIXELS", help="Input size of the random model.", show_default="1024"),
+    ] = None,
+    models: Annotated[
+        str, typer.Option("--models", metavar="NAMES", help="Which of the two models to measure.")
+    ] = ",".join(EverythingSettings.models),
+    memory: Annotated[
+        float,
+        typer.Option(
+            "--memory",
+            metavar="GB",
+            min=0.1,
+            help="What transformers may need for the masks of a batch of points, which gets smaller for it.",
+        ),
+    ] = EverythingSettings.memory,
+    threads: ThreadsOption = None,
+    device: DeviceOption = EverythingSettings.device,
+    skip_transformers: SkipTransformersOption = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute: a small random model, few points, the smallest image.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure mask generation: speed, memory and agreement with transformers' pipeline, run in turn.
+
+    Two models: SAM ViT-B with random weights that make blobs around the points, and the embedded one, for which
+    transformers' decoder runs behind our image encoder. Every run is a process of its own.
+
+    \b
+    sam-variants benchmark everything --quick
+    sam-variants benchmark everything --megapixels 0.5,3 --repeats 1
+    sam-variants benchmark everything --models embedded --skip-transformers --json
+    """
+    settings = EverythingSettings(
+        megapixels=read_sizes(megapixels),
+        points_per_side=points_per_side,
+        repeats=repeats,
+        image_size=image_size,
+        models=tuple(models.split(",")),
+        memory=memory,
+        with_transformers=not skip_transformers,
+        device=checked_device(device),
+        threads=threads or os.cpu_count() or 1,
+        quick=quick,
+    )
+    report_benchmark("everything", settings, measure_everything, everything_tables, as_json)
+
+
+def read_sizes(text: str) -> tuple[float, ...]:
+    """Megapixels with commas between, ascending and each once.
 
     Raises:
-        typer.BadParameter: for anything but whole numbers from 1 on.
+        typer.BadParameter: for anything but numbers from 0.01 to 500.
     """
     try:
-        counts = sorted({int(part) for part in text.split(",")})
+        sizes = sorted({float(part) for part in text.split(",")})
     except ValueError:
-        counts = [0]
-    if counts[0] < 1:
-        raise typer.BadParameter(f"{text!r} must be whole numbers from 1 on, with commas between", param_hint=option)
-    return tuple(counts)
-
-
-def checked_device(device: str) -> str:
-    """The name of a device that can be used.
-
-    Raises:
-        typer.BadParameter: for another.
-    """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(f"{device!r} can't be used here: {str(error).splitlines()[0]}") from error
-    return device
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """As many threads as that, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        sizes = [0.0]
+    if not all(0.01 <= size <= 500 for size in sizes):
+        message = f"{text!r} must be numbers from 0.01 to 500, with commas between"
+        raise typer.BadParameter(message, param_hint="--megapixels")
+    return tuple(sizes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts.benchmark_compare import Comparison, compare
 from sam_variants.hub_scripts.benchmark_memory import TRACKERS, measure_memory
+from sam_variants.hub_scripts.benchmark_report import Advance
 from sam_variants.hub_scripts.benchmark_trackers import (
     DisturbedTracker,
     FrameTracker,
@@ -36,8 +36,6 @@ OURS, THEIRS, ONE_BY_ONE, ONE_OBJECT, DISTURBED, HALF_SIZE = (
 )
 QUICK: dict[str, Any] = {"small_frames": 10, "memory_frames": (20, 100), "clips": 0}
 CLIP_FRAMES, CLIP_SIZE = 24, 320
-# Told by how much the progress goes on.
-Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-# Name → one line for the list. The function of that name lies in the module of that name in this package, with
-# underscores for hyphens.
+# Name → one line for the list. The function of that name, or the group of commands, lies in the module of that name in
+# this package, with underscores for hyphens.
 COMMANDS = {
     "segment": "Segment objects in an image from points and boxes.",
+    "everything": "Find everything in images: files, folders, patterns, URLs.",
     "track": "Track objects through a video from points, boxes and masks.",
     "train": "Train on synthetic scenes.",
     "train-tracking": "Teach an image model to track objects, on synthetic clips.",
     "evaluate": "Measure how good a checkpoint's masks are.",
+    "evaluate-everything": "Measure the fast preset of mask generation beside the full one.",
     "evaluate-tracking": "Measure how well a checkpoint follows objects through clips.",
     "benchmark": "Measure speed and memory, beside transformers.",
 }
@@ -80,8 +82,11 @@ def load_command(name: str) -> Any:
         raise ValueError(
             f"{name} needs {error.name}, which is not installed: pip install 'sam-variants[train]'"
         ) from error
+    found = getattr(module, function)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    single.command(name)(getattr(module, function))
+    single.command(name)(found)
     return typer.main.get_command(single)
 
 

@@ -173,7 +173,8 @@ def load_model(checkpoint: str, image_size: int | None) -> tuple[SamVariantsMode
     return model.float().fuse(), about
 
 
-def _write_json(path: Path, report: dict[str, Any]) -> None:
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write a report, with the folders on the way to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
@@ -237,7 +238,7 @@ def evaluate(
     for name, summaries in results.items():
         console.print(results_table(SET_TITLES[name], summaries))
     if json_file is not None:
-        _write_json(json_file, report)
+        write_json(json_file, report)
     return report
 
 

@@ -1,10 +1,11 @@
-"""The options --model, --device and --image-size: a checkpoint of any layout with its processor."""
+"""The options --model, --device, --dtype and --image-size: a checkpoint of any layout with its processor."""
 
 from __future__ import annotations
 
 import copy
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from transformers import AutoProcessor, PreTrainedModel
@@ -12,10 +13,22 @@ from transformers.utils import logging
 
 from sam_variants.checkpoint_layouts.load_checkpoint import OWN_MODEL_TYPE, config_beside, load_checkpoint
 from sam_variants.modeling_sam_variants import SamVariantsModel
+from sam_variants.pipeline_base import SamVariantsPipeline
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
 from sam_variants.processing.processor_for import processor_for
 
 PROCESSOR_FILE = "processor_config.json"
+
+AnyPipeline = TypeVar("AnyPipeline", bound=SamVariantsPipeline)
+
+
+class Dtype(StrEnum):
+    """What the image encoder computes in, by the names of PyTorch."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
 
 DeviceOption = Annotated[
     str | None,
@@ -28,6 +41,9 @@ ImageSizeOption = Annotated[
     typer.Option(
         "--image-size", metavar="PIXELS", help="Another input size of the model.", show_default="the model's own"
     ),
+]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="What the image encoder computes in; the mask decoder keeps float32.")
 ]
 
 
@@ -55,3 +71,24 @@ def load_model(source: str, image_size: int | None = None) -> tuple[SamVariantsM
     if is_ours and (folder / PROCESSOR_FILE).is_file():
         processor = AutoProcessor.from_pretrained(source, image_size=model.config.image_size)
     return model.fuse(), processor
+
+
+def pipeline_for(
+    kind: type[AnyPipeline], model: SamVariantsModel, processor: SamVariantsProcessor, device: str | None
+) -> AnyPipeline:
+    """A pipeline with a model and processor of `load_model`.
+
+    Args:
+        kind: the pipeline's class.
+        model, processor: what it gets.
+        device: name of a torch device, or None for the best there is.
+
+    Raises:
+        ValueError: for a device that can't be used.
+    """
+    try:
+        return kind(model=model, processor=processor, device=device)
+    except (RuntimeError, AssertionError) as error:
+        if device is None:
+            raise
+        raise ValueError(f"--device {device} can't be used: {error}") from error

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlparse
 
 import numpy as np
 import typer
@@ -18,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model
+from sam_variants.hub_scripts.coco_files import coco_image, write_coco
+from sam_variants.hub_scripts.image_sources import file_name
+from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model, pipeline_for
 from sam_variants.hub_scripts.prompt_options import check_inside, check_prompts, read_boxes, read_points
 from sam_variants.pipelines import PromptableSegmentationPipeline
 from sam_variants.processing.image_loading import URL_PREFIXES, rgb_array
@@ -111,9 +112,14 @@ class Clock:
     @contextmanager
     def step(self, name: str, console: Console) -> Iterator[None]:
         """Time a step, with a spinner when the console is a terminal."""
-        start = time.perf_counter()
-        with console.status(f"{name} …"):
+        with console.status(f"{name} …"), self.timed(name):
             yield
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Time a step that shows for itself how far it is."""
+        start = time.perf_counter()
+        yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
@@ -154,12 +160,7 @@ def load_pipeline(source: str | None, device: str | None, image_size: int | None
         ValueError, OSError: for a checkpoint, size or device that can't be used.
     """
     model, processor = load_model(str(default_checkpoint()) if source is None else source, image_size)
-    try:
-        return PromptableSegmentationPipeline(model=model, processor=processor, device=device)
-    except (RuntimeError, AssertionError) as error:
-        if device is None:
-            raise
-        raise ValueError(f"--device {device} can't be used: {error}") from error
+    return pipeline_for(PromptableSegmentationPipeline, model, processor, device)
 
 
 def write_results(masks: Masks, pixels: np.ndarray, out: Path, source: str) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def write_results(masks: Masks, pixels: np.ndarray, out: Path, source: str) -> d
     Raises:
         OSError: when a file can't be written.
     """
-    name = Path(urlparse(source).path if source.startswith(URL_PREFIXES) else source).name
+    name = file_name(source)
     stem = Path(name).stem or "image"
     files: dict[str, Any] = {key: str(out / f"{stem}_{key}.png") for key in ("overlay", "label_map", "cutout")}
     files |= {"coco": str(out / f"{stem}.coco.json"), "masks": []}
@@ -187,13 +188,7 @@ def write_results(masks: Masks, pixels: np.ndarray, out: Path, source: str) -> d
     for number, mask in enumerate(masks.data.numpy(), start=1):
         files["masks"].append(str(out / f"{stem}_mask_{number}.png"))
         Image.fromarray(mask.astype(np.uint8) * 255).save(files["masks"][-1])
-    height, width = masks.size
-    coco = {
-        "images": [{"id": 1, "file_name": name, "width": width, "height": height}],
-        "annotations": masks.to_coco(image_id=1),
-        "categories": [{"id": 1, "name": "object"}],
-    }
-    Path(files["coco"]).write_text(json.dumps(coco), encoding="utf-8")
+    write_coco(Path(files["coco"]), coco_image(1, name, masks), masks.to_coco(image_id=1))
     return files
 
 

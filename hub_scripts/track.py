@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model
+from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model, pipeline_for
 from sam_variants.hub_scripts.prompt_options import check_inside_video, read_video_prompts
 from sam_variants.hub_scripts.segment import Clock, make_folder
 from sam_variants.hub_scripts.tracking_run import Files, TrackingRun
@@ -134,12 +134,7 @@ def load_tracker(source: str | None, device: str | None, image_size: int | None)
             f"--model {path!r} is for images and has no memory; one that can track is "
             "--model facebook/sam2.1-hiera-tiny, or any other checkpoint of SAM 2"
         )
-    try:
-        return PromptableVideoSegmentationPipeline(model=model, processor=processor, device=device)
-    except (RuntimeError, AssertionError) as error:
-        if device is None:
-            raise
-        raise ValueError(f"--device {device} can't be used: {error}") from error
+    return pipeline_for(PromptableVideoSegmentationPipeline, model, processor, device)
 
 
 def print_summary(report: dict[str, Any]) -> None:

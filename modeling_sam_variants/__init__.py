@@ -18,6 +18,9 @@ from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.encoders.encoder_hiera import ImageEncoder
 from sam_variants.encoders.encoder_tiny_vit import TinyViT
 from sam_variants.encoders.encoder_vit import ImageEncoderViT
+from sam_variants.mask_generation.options import MaskGenerationOptions
+from sam_variants.mask_generation.time_split import TimeSplit
+from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline
 from sam_variants.memory.memory_attention import MemoryAttention
 from sam_variants.memory.memory_encoder import MemoryEncoder
 from sam_variants.modeling_sam_variants import SamVariantsModel
@@ -40,6 +43,7 @@ __all__ = [
     "ImageEncoderViTConfig",
     "MaskDecoder",
     "MaskDecoderConfig",
+    "MaskGenerationOptions",
     "Masks",
     "MemoryAttention",
     "MemoryAttentionConfig",
@@ -51,10 +55,12 @@ __all__ = [
     "PromptableVideoSegmentationPipeline",
     "SamVariantsConfig",
     "SamVariantsImageProcessorPil",
+    "SamVariantsMaskGenerationPipeline",
     "SamVariantsModel",
     "SamVariantsProcessor",
     "SamVariantsVideoConfig",
     "SamVariantsVideoModel",
+    "TimeSplit",
     "TinyViT",
     "TinyViTConfig",
     "VideoSession",
@@ -84,3 +90,8 @@ transformers.pipelines.PIPELINE_REGISTRY.register_pipeline(
     default={"model": (str(default_checkpoint(video=True)), "main")},
     type="image",
 )
+# transformers' own task keeps its default model; `register_pipeline` would warn that the task exists.
+transformers.pipelines.PIPELINE_REGISTRY.supported_tasks["mask-generation"] |= {
+    "impl": SamVariantsMaskGenerationPipeline,
+    "pt": (SamVariantsMaskGenerationPipeline.model_loader,),
+}

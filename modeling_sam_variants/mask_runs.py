@@ -46,9 +46,9 @@ class MaskRuns:
     """The pixels of one mask as vertical runs, sorted by column and row, none touching the next.
 
     Args:
-        columns: K int64, x of each run.
-        starts: K int64, y of its first pixel.
-        ends: K int64, y after its last pixel.
+        columns: K whole numbers, x of each run.
+        starts: K, y of its first pixel.
+        ends: K, y after its last pixel.
     """
 
     columns: np.ndarray
@@ -87,7 +87,7 @@ class MaskRuns:
         (x1, y1, x2, y2), (left, top) = self.box, offset
         if self.columns.size and (min(x1 + left, y1 + top) < 0 or x2 + left >= width or y2 + top >= height):
             raise ValueError(f"offset={offset} puts a mask with the box {self.box} outside full_size={full_size}")
-        firsts = (self.columns + left) * height + top
+        firsts = (self.columns.astype(np.int64) + left) * height + top
         starts, ends = firsts + self.starts, firsts + self.ends
         # A run down to the last row goes on at the top of the next column.
         apart = starts[1:] != ends[:-1]
@@ -272,7 +272,9 @@ class MaskSurface:
         if touching.any():
             begins, stops = np.append(True, ~touching), np.append(~touching, True)
             columns, starts, ends = columns[begins], starts[begins], ends[stops]
-        return MaskRuns(columns, starts, ends)
+        # Many masks are held until duplicates are dropped, and noisy ones have 100,000 runs.
+        smallest = np.uint16 if max(self._rows.outputs, self._columns.outputs) < 1 << 16 else np.int64
+        return MaskRuns(*(values.astype(smallest) for values in (columns, starts, ends)))
 
 
 def _extent(flags: np.ndarray) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any
@@ -26,6 +26,9 @@ PADDING_VALUES: dict[str, float] = {
 }
 EXAMPLE_CALL = "pipe(image, points=[[320, 240]]) or pipe(image, boxes=[172, 18, 410, 308])"
 EXAMPLE_ITEM = '{"image": image, "points": [[320, 240]]}'
+
+
+ReadItem = Callable[[Any, str], "Request"]
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,45 @@ class RequestDataset(Dataset):
 
     Args:
         items: has a length and numbered items: images, or dicts of an image and its prompts.
+        read_item: makes a request of an item and the name that errors give it.
     """
 
-    def __init__(self, items: Any) -> None:
-        self.items = items
+    def __init__(self, items: Any, read_item: ReadItem) -> None:
+        self.items, self.read_item = items, read_item
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Request:
-        return _from_item(self.items[index], f"item {index}")
+        return self.read_item(self.items[index], f"item {index}")
+
+
+def item_with_prompts(item: Any, name: str) -> Request:
+    """A request of an image, or of a dict of an image and its prompts.
+
+    Raises:
+        ValueError: for other keys.
+    """
+    if not isinstance(item, Mapping):
+        return Request(item, name=name)
+    if "image" not in item or not set(item) <= {"image", *PROMPTS}:
+        raise ValueError(f"{name} has the keys {list(item)}; it needs 'image' and takes {', '.join(PROMPTS)}")
+    return Request(**item, name=name)
+
+
+def item_with_image(item: Any, name: str) -> Request:
+    """A request of an image, or of a dict (a dataset's row) with an image; what else it holds is not looked at.
+
+    Raises:
+        ValueError: for a dict without an image.
+    """
+    if isinstance(item, Mapping) and "image" not in item:
+        raise ValueError(f"{name} has the keys {list(item)}; the image must be under 'image'")
+    return Request(item["image"] if isinstance(item, Mapping) else item, name=name)
 
 
 def read_requests(
-    images: Any, prompts: Mapping[str, Any]
+    images: Any, prompts: Mapping[str, Any], read_item: ReadItem = item_with_prompts
 ) -> Request | list[Request] | RequestDataset | Iterator[Request]:
     """Find out what was given: one image, a list, a dataset or a stream.
 
@@ -75,6 +103,7 @@ def read_requests(
         images: an image, a dict of an image and its prompts, a list of either, a batch of arrays, a dataset with
             numbered items or an iterable. The items of the last two carry their own prompts.
         prompts: value by name in `PROMPTS`; for a list of several images the first level is the images.
+        read_item: makes a request of a dict, and of an item of a dataset or iterable; gets the name for errors too.
 
     Returns:
         One request, a list, a dataset, or a generator that reads the iterable as it goes.
@@ -93,25 +122,17 @@ def read_requests(
     if not isinstance(images, Iterable) and not hasattr(images, "__getitem__"):
         raise TypeError(
             f"image is of type {type(images).__name__}; give a PIL image, an array, a path, a URL, a list of these, or "
-            f"a dataset of items such as {EXAMPLE_ITEM}"
+            'a dataset or generator of these or of dicts such as {"image": image}'
         )
     if given := [name for name, value in prompts.items() if value is not None]:
         raise ValueError(f"{' and '.join(given)} can't go beside items that carry their own prompts: {EXAMPLE_ITEM}")
     if isinstance(images, Mapping):
-        return _from_item(images, ALONE)
+        return read_item(images, ALONE)
     if isinstance(images, list | tuple):
-        return [_from_item(item, f"images[{index}]") for index, item in enumerate(images)]
+        return [read_item(item, f"images[{index}]") for index, item in enumerate(images)]
     if hasattr(images, "__getitem__") and hasattr(images, "__len__") and not isinstance(images, IterableDataset):
-        return RequestDataset(images)
-    return (_from_item(item, f"item {index}") for index, item in enumerate(images))
-
-
-def _from_item(item: Any, name: str) -> Request:
-    if not isinstance(item, Mapping):
-        return Request(item, name=name)
-    if "image" not in item or not set(item) <= {"image", *PROMPTS}:
-        raise ValueError(f"{name} has the keys {list(item)}; it needs 'image' and takes {', '.join(PROMPTS)}")
-    return Request(**item, name=name)
+        return RequestDataset(images, read_item)
+    return (read_item(item, f"item {index}") for index, item in enumerate(images))
 
 
 def _from_images(images: Sequence[Any], prompts: Mapping[str, Any]) -> list[Request]:

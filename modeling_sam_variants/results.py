@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 import numpy as np
 from PIL import Image
@@ -32,11 +32,12 @@ from sam_variants.mask_drawing import (
 )
 from sam_variants.mask_fields import FIELD_SHAPES, MaskFields, check_field
 from sam_variants.mask_storage import LogitStore, MaskStore, PixelStore, RleStore, check_pixels, to_indices
+from sam_variants.result_keys import ResultKeys
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 
 
-class Masks:
+class Masks(ResultKeys):
     """N masks of one image, with what is known about each.
 
     Inside there may be pixels, run-length codes or the decoder's small logits; full-size pixels are built when they
@@ -61,7 +62,8 @@ class Masks:
         frame_index: The frame of a video that the masks belong to, or None.
 
     Indexing with a number, a slice, a list or array of numbers, or one of N bools gives a `Masks`; iterating gives
-    N `Masks` of one mask each.
+    N `Masks` of one mask each. The keys of transformers' mask generation ("masks", "scores", …) give what they give
+    there, see `ResultKeys`.
 
     Raises:
         TypeError: `data` is not bool.
@@ -207,12 +209,20 @@ class Masks:
     def __len__(self) -> int:
         return len(self._store)
 
-    def __getitem__(self, index: Index) -> "Masks":
+    @overload
+    def __getitem__(self, index: str) -> Any: ...
+
+    @overload
+    def __getitem__(self, index: Index) -> "Masks": ...
+
+    def __getitem__(self, index: Index | str) -> Any:
+        if isinstance(index, str):
+            return self.value_of_key(index)
         indices = to_indices(index, len(self))
         fields = {name: getattr(self, name) for name in FIELD_SHAPES}
         chosen = {name: None if value is None else value[indices] for name, value in fields.items()}
         masks = Masks(self._store.select(indices), **chosen)  # type: ignore[arg-type]
-        masks.frame_index = self.frame_index
+        masks.frame_index, masks.optional_keys = self.frame_index, self.optional_keys
         return masks
 
     def __iter__(self) -> Iterator["Masks"]:
@@ -264,6 +274,9 @@ class Masks:
             }
             annotations.append(annotation | self._coco_extras(index))
         return annotations
+
+    def _rles(self) -> list[Rle]:
+        return self._store.rles()
 
     def _coco_extras(self, index: int) -> dict[str, Any]:
         extras: dict[str, Any] = {}

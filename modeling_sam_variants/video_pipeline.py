@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transformers.pipelines.base import Pipeline
-
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.frame_prompts import read_frame_prompts
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
-from sam_variants.pipelines import (
-    PipelineOwnedModel,
-    PromptableSegmentationPipeline,
-    fitting_processor,
-    fuse_if_owned,
-)
+from sam_variants.pipeline_base import SamVariantsPipeline
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
 from sam_variants.results import Masks
 from sam_variants.video_session import VideoSession
@@ -24,7 +17,7 @@ from sam_variants.video_session import VideoSession
 EXAMPLE_CHECKPOINT = 'sam_variants.load_checkpoint("facebook/sam2.1-hiera-tiny")'
 
 
-class PromptableVideoSegmentationPipeline(Pipeline):
+class PromptableVideoSegmentationPipeline(SamVariantsPipeline):
     """Tracks prompted objects through a video, with any model of this package that has a memory.
 
     Frames are read, tracked and given back one at a time, so a video of any length takes the same memory. A model
@@ -43,20 +36,12 @@ class PromptableVideoSegmentationPipeline(Pipeline):
     """
 
     model: SamVariantsVideoModel
-    processor: SamVariantsProcessor
-    model_loader = PipelineOwnedModel
-    # transformers: True = must be there, None = may be there, False = is not looked for.
-    _load_processor = None
-    _load_image_processor = False  # type: ignore[assignment]
-    _load_feature_extractor = False  # type: ignore[assignment]
-    _load_tokenizer = False  # type: ignore[assignment]
 
     def __init__(
         self, model: SamVariantsVideoModel, processor: SamVariantsProcessor | None = None, **kwargs: Any
     ) -> None:
         check_can_track(model)
-        super().__init__(model=model, processor=fitting_processor(model, processor), **kwargs)
-        self._weights_before_fusing = fuse_if_owned(model)
+        super().__init__(model=model, processor=processor, **kwargs)
 
     def __call__(self, video: Any, prompts: Any = None, **options: Any) -> Iterator[Masks]:  # type: ignore[override]
         """Track objects through one video.
@@ -123,8 +108,6 @@ class PromptableVideoSegmentationPipeline(Pipeline):
         self, model_outputs: Iterator[Masks], **postprocess_parameters: Any
     ) -> Iterator[Masks]:
         return model_outputs
-
-    save_pretrained = PromptableSegmentationPipeline.save_pretrained
 
 
 def check_can_track(model: Any) -> None:

@@ -312,7 +312,7 @@ def test_j_at_half_size(monkeypatch: pytest.MonkeyPatch, small_model: Any, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["everything"], "'everything' is none of track"),
+        (["nothing"], "No such command 'nothing'"),
         (["track", "--objects", "0,1"], "'0,1' must be whole numbers from 1 on"),
         (["track", "--memory-frames", "ten"], "'ten' must be whole numbers from 1 on"),
         (["track", "--device", "abacus"], "'abacus' can't be used here"),

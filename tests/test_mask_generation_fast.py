@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,14 @@ from sam_variants.mask_generation.encoded_crop import Candidates
 from sam_variants.mask_generation.mask_generator import generate_masks
 from sam_variants.mask_generation.options import MaskGenerationOptions
 from sam_variants.mask_generation.point_grid import build_point_grid
-from sam_variants.mask_generation.point_schedule import PRESETS, point_levels, uncovered
+from sam_variants.mask_generation.point_schedule import (
+    ENOUGH_MASKS,
+    PRESETS,
+    PointLevel,
+    point_levels,
+    times_covered,
+    worth_asking,
+)
 from sam_variants.mask_runs import MaskGeometry, MaskRuns, trace
 
 SIDE = 128
@@ -74,16 +83,6 @@ def test_fast_finds_what_full_finds_with_fewer_questions() -> None:
     assert asked < 0.75 * all_points
 
 
-def test_where_nothing_is_found_every_point_is_asked_once() -> None:
-    crop = SceneCrop([BACKGROUND])
-    options = MaskGenerationOptions(preset="fast", points_per_side=12, pred_iou_thresh=2.0)
-    told: list[tuple[int, int]] = []
-    generate_masks(IMAGE, lambda images: [crop], options, progress=lambda *numbers: told.append(numbers))
-    expected = build_point_grid(12) * SIDE
-    assert sorted(crop.asked) == sorted(expected.tolist())
-    assert told[-1] == (144, 144)
-
-
 def test_points_that_are_left_out_are_done_with() -> None:
     crop, told = SceneCrop(OBJECTS), []
     options = MaskGenerationOptions(preset="fast")
@@ -113,23 +112,72 @@ def test_levels_deal_every_point_out_once(seed: int, count: int, preset: str) ->
 
 @pytest.mark.parametrize("points_per_side", [8, 16, 32])
 def test_levels_of_a_grid_are_grids(points_per_side: int) -> None:
-    """A level together with those before it is an even grid."""
-    grid, so_far = build_point_grid(points_per_side), np.zeros(0, dtype=int)
-    for level, (divisor, _, _) in zip(point_levels(grid, "fast"), PRESETS["fast"], strict=True):
-        so_far = np.concatenate([so_far, level.indices])
-        for axis in (0, 1):
-            places = np.unique(grid[so_far][:, axis])
-            assert len(places) == points_per_side // divisor
-            np.testing.assert_allclose(np.diff(places), divisor / points_per_side)
-        assert len(so_far) == (points_per_side // divisor) ** 2
+    """A level together with those before it is an even grid, the third a chessboard's black squares."""
+    so_far = np.zeros((points_per_side, points_per_side), dtype=bool)
+    expected = [
+        np.indices(so_far.shape).max(axis=0) < 0,
+        (np.indices(so_far.shape) % 4 == 1).all(axis=0),
+        (np.indices(so_far.shape) % 2 == 1).all(axis=0),
+        np.indices(so_far.shape).sum(axis=0) % 2 == 0,
+        np.ones_like(so_far),
+    ]
+    levels = point_levels(build_point_grid(points_per_side), "fast")
+    for level, (known, wanted) in zip(levels, pairwise(expected), strict=True):
+        assert np.array_equal(so_far, known)
+        so_far.flat[level.indices] = True
+        assert np.array_equal(so_far, wanted)
+    assert [level.only_beside_found for level in levels] == [False, False, False, True]
 
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_a_point_on_a_mask_of_suitable_size_is_covered(seed: int) -> None:
+def test_masks_on_a_point_are_counted(seed: int) -> None:
     random = np.random.default_rng(seed)
-    masks = random.random((4, 9, 7)) < random.random((4, 1, 1))
+    masks = random.random((4, 9, 7)) < random.random((4, 1, 1)) ** 2
     points = random.random((30, 2)) * [7, 9]
-    largest = random.integers(0, 63)
-    expected = [not any(mask[int(y), int(x)] for mask in masks if np.count_nonzero(mask) <= largest) for x, y in points]
-    assert uncovered(points, [runs_of(mask) for mask in masks], largest).tolist() == expected
+    expected = [sum(mask[int(y), int(x)] for mask in masks) for x, y in points]
+    assert times_covered(points, [runs_of(mask) for mask in masks]).tolist() == expected
+
+
+GRID = build_point_grid(4) * 40
+NOTHING = np.zeros((0, 2))
+
+
+def wanted(level: PointLevel, masks: list[MaskRuns], prompts: np.ndarray = NOTHING) -> list[int]:
+    return level.indices[worth_asking(GRID, level, masks, prompts, (40, 40))].tolist()
+
+
+def test_points_on_enough_masks_are_left_out() -> None:
+    left_half = np.zeros((40, 40), dtype=bool)
+    left_half[:, :20] = True
+    level = PointLevel(np.array([0, 1, 2, 3, 15]), only_beside_found=False)
+    assert wanted(level, []) == [0, 1, 2, 3, 15]
+    assert wanted(level, [runs_of(left_half)] * (ENOUGH_MASKS - 1)) == [0, 1, 2, 3, 15]
+    assert wanted(level, [runs_of(left_half)] * ENOUGH_MASKS) == [2, 3, 15]
+
+
+def test_masks_of_most_of_the_crop_do_not_count() -> None:
+    most = np.zeros((40, 40), dtype=bool)
+    most[:, :21] = True
+    level = PointLevel(np.array([0, 3]), only_beside_found=False)
+    assert wanted(level, [runs_of(most)] * ENOUGH_MASKS) == [0, 3]
+
+
+def test_only_points_beside_one_that_found_something() -> None:
+    level = PointLevel(np.arange(16), only_beside_found=True)
+    assert wanted(level, [], NOTHING) == []
+    assert wanted(level, [], GRID[[5, 5]]) == [1, 4, 5, 6, 9]
+
+
+def test_points_are_beside_each_other_in_a_flat_image_too() -> None:
+    level = PointLevel(np.arange(16), only_beside_found=True)
+    flat = GRID * [10, 1]
+    assert np.flatnonzero(worth_asking(flat, level, [], flat[[5]], (40, 400))).tolist() == [1, 4, 5, 6, 9]
+
+
+def test_barren_ground_is_not_asked_about_finely() -> None:
+    """Where nothing passes, only the chessboard of points is asked, half of the grid."""
+    crop = SceneCrop([BACKGROUND])
+    options = MaskGenerationOptions(preset="fast", points_per_side=12, pred_iou_thresh=2.0)
+    generate_masks(IMAGE, lambda images: [crop], options)
+    assert len(crop.asked) == 72

@@ -48,7 +48,7 @@ def upsampled(logits: np.ndarray, geometry: MaskGeometry) -> np.ndarray:
 
 def pixels(runs: MaskRuns, size: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(size, dtype=bool)
-    for column, start, end in zip(runs.columns, runs.starts, runs.ends, strict=True):
+    for column, start, end in zip(*(values.tolist() for values in (runs.columns, runs.starts, runs.ends)), strict=True):
         assert start < end
         assert not mask[max(start - 1, 0) : end + 1, column].any(), "runs overlap or touch"
         mask[start:end, column] = True

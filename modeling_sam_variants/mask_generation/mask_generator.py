@@ -16,7 +16,7 @@ from sam_variants.mask_generation.found_masks import (
     filter_candidates,
 )
 from sam_variants.mask_generation.options import MaskGenerationOptions
-from sam_variants.mask_generation.point_schedule import point_levels, uncovered
+from sam_variants.mask_generation.point_schedule import point_levels, worth_asking
 from sam_variants.mask_generation.small_regions import clean_small_regions
 from sam_variants.mask_generation.time_split import DECODE, ENCODE, POST_PROCESSING, TimeSplit
 from sam_variants.results import Masks
@@ -143,8 +143,9 @@ def _search_crop(
     found: list[FoundMask] = []
     for level in point_levels(grid, options.preset):
         with times.stage(POST_PROCESSING):
-            masks = (mask.runs for mask in found)
-            asked = level.indices[uncovered(points[level.indices], masks, level.largest_cover * width * height)]
+            prompts = np.array([mask.point for mask in found]).reshape(-1, 2) - crop_box[:2]
+            runs = [mask.runs for mask in found]
+            asked = level.indices[worth_asking(points, level, runs, prompts, (height, width))]
         count.add(len(level.indices) - len(asked))
         for start in range(0, len(asked), options.points_per_batch):
             batch = points[asked[start : start + options.points_per_batch]]

@@ -1,0 +1,98 @@
+"""What the pipelines of this package share: how a model is taken, fused, and written again."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoModelForMaskGeneration, PreTrainedModel
+from transformers.pipelines.base import Pipeline
+
+from sam_variants.configuration.configuration_sam_variants import IMAGE_MODEL_TYPE, VIDEO_MODEL_TYPE
+from sam_variants.modeling_sam_variants import SamVariantsModel
+from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
+from sam_variants.processing.processor_for import processor_for
+
+
+def is_ours(model: Any) -> bool:
+    """Whether a model is one of this package, for images or for video."""
+    return getattr(getattr(model, "config", None), "model_type", None) in (IMAGE_MODEL_TYPE, VIDEO_MODEL_TYPE)
+
+
+class PipelineOwnedModel(AutoModelForMaskGeneration):
+    """How `pipeline(task, model="a name")` loads a model: ours is marked, because nobody else holds it."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> PreTrainedModel:
+        model = super().from_pretrained(*args, **kwargs)
+        if is_ours(model):
+            model.__dict__["_is_owned_by_pipeline"] = True
+        return model
+
+
+def fitting_processor(model: SamVariantsModel, processor: SamVariantsProcessor | None) -> SamVariantsProcessor:
+    """The processor given, or the one that belongs to the model.
+
+    Raises:
+        ValueError: for a processor of another input size.
+    """
+    processor = processor_for(model) if processor is None else processor
+    prepared_size = getattr(getattr(processor, "image_processor", None), "image_size", None)
+    if prepared_size != model.config.image_size:
+        raise ValueError(
+            f"processor is a {type(processor).__name__} for images of {prepared_size} pixels, but the model takes "
+            f"{model.config.image_size}; leave it out, or pass sam_variants.processor_for(model)"
+        )
+    return processor
+
+
+def fuse_if_owned(model: SamVariantsModel) -> dict[str, Tensor] | None:
+    """Fuse a model that its pipeline loaded itself, and return the weights that it had; None for one of the user's."""
+    if not model.__dict__.pop("_is_owned_by_pipeline", False) or getattr(model, "hf_device_map", None) is not None:
+        return None
+    weights = model.state_dict()
+    model.fuse()
+    return weights
+
+
+class SamVariantsPipeline(Pipeline):
+    """A pipeline of transformers over a model of this package.
+
+    A model that the pipeline loaded itself is fused for inference; one that was passed as an object stays as it is.
+
+    Args:
+        model: of this package.
+        processor: the `SamVariantsProcessor` for this model; None makes the one that belongs to it.
+        kwargs: as for every pipeline of transformers.
+
+    Raises:
+        ValueError: for a processor that doesn't fit the model.
+    """
+
+    model: Any
+    processor: SamVariantsProcessor
+    model_loader = PipelineOwnedModel
+    # transformers: True = must be there, None = may be there, False = is not looked for.
+    _load_processor: bool | None = None  # type: ignore[assignment]
+    _load_image_processor: bool | None = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
+
+    def __init__(self, model: SamVariantsModel, processor: SamVariantsProcessor | None = None, **kwargs: Any) -> None:
+        super().__init__(model=model, processor=fitting_processor(model, processor), **kwargs)
+        self._weights_before_fusing = fuse_if_owned(model)
+
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
+        """Write model and processor, from which `pipeline(task, model=folder)` comes back.
+
+        Args:
+            save_directory: folder; made if needed.
+            kwargs: for the `save_pretrained` of the model and of the processor.
+        """
+        model, weights = self.model, self._weights_before_fusing
+        if weights is not None:
+            dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+            model = type(model).from_pretrained(None, config=model.config, state_dict=weights, dtype=dtype)
+        model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
