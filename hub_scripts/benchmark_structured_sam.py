@@ -3,7 +3,8 @@
 Masks of random weights are noise or cover everything, which says nothing about filters and suppression. In
 `structured_sam` most weights are random, but the image encoder lets positions through, and the last layers of
 upscaling, hypernetworks and quality head are fitted in closed form: every point gets blobs around itself, and a fair
-share of them passes the default thresholds.
+share of them passes the default thresholds. Such fits amplify rounding: bfloat16 changes these masks far more than
+those of trained weights.
 """
 
 from __future__ import annotations
