@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from transformers import SamConfig, SamImageProcessorPil, SamModel
 from transformers.models.sam.image_processing_pil_sam import _rle_to_mask
 
-from sam_variants.checkpoint_layouts.layout_transformers_sam import TRANSFORMERS_SAM
+from sam_variants.checkpoint_layouts.layout_transformers_sam import (
+    TRANSFORMERS_SAM,
+    prompts_and_decoder_to_transformers,
+)
 from sam_variants.checkpoint_layouts.renames import RenameTable
 from sam_variants.mask_generation.nms import nms
 from sam_variants.modeling_sam_variants import SamVariantsModel
@@ -122,31 +125,11 @@ def transformers_twin(ours: SamVariantsModel) -> SamModelOnOurEncoder:
     prompts, decoder = config.prompt_encoder_config, config.mask_decoder_config
     if decoder.pred_obj_scores or decoder.sam2_transformer or decoder.iou_prediction_use_sigmoid:
         raise ValueError("transformers' SamModel has no place for the weights of a SAM 2 decoder")
-    stride = config.vision_config.stride
     tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "mlp_dim": 8}
     return SamModelOnOurEncoder(
         SamConfig(
             vision_config=tiny | {"num_pos_feats": prompts.embed_dim // 2, "output_channels": 8, "image_size": 64},
-            prompt_encoder_config={
-                "hidden_size": prompts.embed_dim,
-                "image_size": config.image_size,
-                "patch_size": stride,
-                "mask_input_channels": prompts.mask_in_chans,
-                "hidden_act": prompts.hidden_act,
-                "layer_norm_eps": prompts.layer_norm_eps,
-            },
-            mask_decoder_config={
-                "hidden_size": decoder.transformer_dim,
-                "hidden_act": decoder.transformer_act,
-                "mlp_dim": decoder.transformer_mlp_dim,
-                "num_hidden_layers": decoder.transformer_depth,
-                "num_attention_heads": decoder.transformer_num_heads,
-                "attention_downsample_rate": decoder.attention_downsample_rate,
-                "num_multimask_outputs": decoder.num_multimask_outputs,
-                "iou_head_depth": decoder.iou_head_depth,
-                "iou_head_hidden_dim": decoder.iou_head_hidden_dim,
-                "layer_norm_eps": decoder.layer_norm_eps,
-            },
+            **prompts_and_decoder_to_transformers(config),
         ),
         ours,
     ).eval()

@@ -190,15 +190,24 @@ def config_to_transformers_sam(config: SamVariantsConfig) -> SamConfig:
             "hidden_act": vision.hidden_act,
             "layer_norm_eps": vision.layer_norm_eps,
         },
-        prompt_encoder_config={
+        **prompts_and_decoder_to_transformers(config),
+    )
+
+
+def prompts_and_decoder_to_transformers(config: SamVariantsConfig) -> dict[str, dict[str, Any]]:
+    """What a `SamConfig` says of prompt encoder and mask decoder, whatever the image encoder."""
+    parts: Any = config
+    prompts, decoder = parts.prompt_encoder_config, parts.mask_decoder_config
+    return {
+        "prompt_encoder_config": {
             "hidden_size": prompts.embed_dim,
             "image_size": config.image_size,
-            "patch_size": vision.patch_size,
+            "patch_size": parts.vision_config.stride,
             "mask_input_channels": prompts.mask_in_chans,
             "hidden_act": prompts.hidden_act,
             "layer_norm_eps": prompts.layer_norm_eps,
         },
-        mask_decoder_config={
+        "mask_decoder_config": {
             "hidden_size": decoder.transformer_dim,
             "hidden_act": decoder.transformer_act,
             "mlp_dim": decoder.transformer_mlp_dim,
@@ -210,4 +219,4 @@ def config_to_transformers_sam(config: SamVariantsConfig) -> SamConfig:
             "iou_head_hidden_dim": decoder.iou_head_hidden_dim,
             "layer_norm_eps": decoder.layer_norm_eps,
         },
-    )
+    }

@@ -135,7 +135,7 @@ def pixels_to_tokens(
     Returns:
         `PixelUpdate`.
     """
-    heads, num_tokens = attention.num_heads, tokens.shape[1]
+    heads = attention.num_heads
     keys = split_heads(attention.k_proj(tokens_with_pe), heads)
     keys = keys * keys.shape[-1] ** -0.5
     if shared_queries is None:
@@ -150,7 +150,7 @@ def pixels_to_tokens(
     values = split_heads(attention.v_proj(tokens), heads) @ attention.out_proj.weight.T.unflatten(0, (heads, -1))
     # The probabilities of a head sum to one: a bias on the values of one head is added once to every pixel.
     values = torch.cat([values[:, :1] + attention.out_proj.bias, values[:, 1:]], dim=1)
-    return PixelUpdate(probabilities, values.flatten(1, 2).reshape(-1, heads * num_tokens, values.shape[-1]))
+    return PixelUpdate(probabilities, values.flatten(1, 2))
 
 
 class SharedPixels(NamedTuple):
