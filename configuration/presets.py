@@ -19,6 +19,8 @@ SAM2_MASK_DECODER: dict[str, Any] = {
     "use_multimask_token_for_obj_ptr": True,
     "dynamic_multimask_via_stability": True,
 }
+# What its automatic mask generator has other than SAM's.
+SAM2_MASK_GENERATION: dict[str, Any] = {"pred_iou_thresh": 0.8}
 # What SAM 2.0 lacks; SAM 2.1's switches are the defaults.
 SAM2_0: dict[str, Any] = {
     "no_obj_embed_spatial": False,
@@ -56,7 +58,7 @@ def sam2(size: str, version: dict[str, Any]) -> dict[str, Any]:
         "vision_config": {"model_type": "sam_variants_hiera", **HIERA_SIZES[size]},
         "prompt_encoder_config": SAM2_PROMPT_ENCODER,
         "mask_decoder_config": SAM2_MASK_DECODER,
-        "mask_generation": {"pred_iou_thresh": 0.8},
+        "mask_generation": SAM2_MASK_GENERATION,
         **version,
     }
 

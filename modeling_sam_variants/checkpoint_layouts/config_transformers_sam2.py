@@ -12,7 +12,7 @@ from transformers import Sam2Config
 from sam_variants.checkpoint_layouts.layout_transformers_sam import mlp_ratio_for, square_side
 from sam_variants.checkpoint_layouts.layout_transformers_sam2 import NUM_POINT_EMBEDDINGS
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
-from sam_variants.configuration.presets import SAM2_MASK_DECODER, SAM2_PROMPT_ENCODER
+from sam_variants.configuration.presets import SAM2_MASK_DECODER, SAM2_MASK_GENERATION, SAM2_PROMPT_ENCODER
 
 FEATURE_LEVELS = 3  # what the decoder takes: two finer maps and the embedding
 FINEST_STRIDE = 4
@@ -127,6 +127,7 @@ def image_parts_from(config: Any, model: str) -> dict[str, Any]:
             "iou_head_hidden_dim": decoder.iou_head_hidden_dim,
             **{name: getattr(decoder, name) for name in STABILITY_FIELDS},
         },
+        "mask_generation": dict(SAM2_MASK_GENERATION),
     }
 
 

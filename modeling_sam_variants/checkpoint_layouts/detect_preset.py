@@ -10,7 +10,13 @@ from transformers.utils import logging
 from sam_variants.checkpoint_layouts.found_sizes import Found, Shapes, found_values
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
-from sam_variants.configuration.presets import PRESETS, SAM2_MASK_DECODER, SAM2_PROMPT_ENCODER, config_for
+from sam_variants.configuration.presets import (
+    PRESETS,
+    SAM2_MASK_DECODER,
+    SAM2_MASK_GENERATION,
+    SAM2_PROMPT_ENCODER,
+    config_for,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -47,7 +53,7 @@ def detect_config(shapes: Shapes, source: str) -> SamVariantsConfig:
 
 def image_part(config: SamVariantsVideoConfig) -> SamVariantsConfig:
     """The configuration of a video model's part for images."""
-    names = ("vision_config", "prompt_encoder_config", "mask_decoder_config", "use_no_mem_embed")
+    names = ("vision_config", "prompt_encoder_config", "mask_decoder_config", "use_no_mem_embed", "mask_generation")
     return SamVariantsConfig(**{name: getattr(config, name) for name in names})
 
 
@@ -106,6 +112,7 @@ def compose(found: Found, vision: Found) -> SamVariantsConfig:
         "vision_config": vision,
         "prompt_encoder_config": {**(SAM2_PROMPT_ENCODER if is_sam2 else {}), **found["prompt_encoder_config"]},
         "mask_decoder_config": {**(SAM2_MASK_DECODER if is_sam2 else {}), **found["mask_decoder_config"]},
+        "mask_generation": dict(SAM2_MASK_GENERATION) if is_sam2 else None,
     }
     is_video = values.pop("model_type", None) == SamVariantsVideoConfig.model_type
     return SamVariantsVideoConfig(**values) if is_video else SamVariantsConfig(**values)
