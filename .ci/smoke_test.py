@@ -87,6 +87,16 @@ def check_command(photo: Path) -> None:
     check("Traceback" not in refused.stderr + refused.stdout, "a missing photo ends in a traceback")
 
 
+def check_everything(photo: Path) -> None:
+    """The embedded model finds the 24 coins, and says so in COCO's format."""
+    command = Path(sys.executable).parent / "sam-variants"
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([command, "everything", photo, "--preset", "fast", "--out", folder], check=True, timeout=300)
+        dataset = json.loads((Path(folder) / "instances.json").read_text(encoding="utf-8"))
+    count = len(dataset["annotations"])
+    check(24 <= count <= 60, f"{count} masks were found on the photo of 24 coins")
+
+
 def check_video(photo: Path) -> None:
     """The embedded tracker follows a coin through frames that a camera pans over, written to a video file and back."""
     image = np.asarray(Image.open(photo).convert("RGB"))
@@ -110,6 +120,7 @@ def main() -> None:
     photo = check_installation(Path(sys.argv[1]).resolve())
     check_model(photo)
     check_command(photo)
+    check_everything(photo)
     check_video(photo)
     print("smoke test passed")
 

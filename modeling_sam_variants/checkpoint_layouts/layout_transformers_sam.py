@@ -194,7 +194,7 @@ def config_to_transformers_sam(config: SamVariantsConfig) -> SamConfig:
     )
 
 
-def prompts_and_decoder_to_transformers(config: SamVariantsConfig) -> dict[str, dict[str, Any]]:
+def prompts_and_decoder_to_transformers(config: SamVariantsConfig) -> dict[str, Any]:
     """What a `SamConfig` says of prompt encoder and mask decoder, whatever the image encoder."""
     parts: Any = config
     prompts, decoder = parts.prompt_encoder_config, parts.mask_decoder_config
