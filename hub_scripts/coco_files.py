@@ -57,8 +57,11 @@ class CocoWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Finish the file with what was added, also behind an error."""
+    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
+        """Finish the file with what was added, also behind an error; one before the first image changes nothing."""
         with self._file:
             self._file.write(f'], "images": {json.dumps(self._images)}}}')
-        self._part.replace(self.path)
+        if error is not None and not self._images:
+            self._part.unlink()
+        else:
+            self._part.replace(self.path)

@@ -24,7 +24,7 @@ from sam_variants.hub_scripts.model_options import (
 )
 from sam_variants.hub_scripts.segment import Clock, make_folder
 from sam_variants.mask_generation.options import MaskGenerationOptions
-from sam_variants.mask_generation_arguments import read_bytes
+from sam_variants.mask_generation_arguments import read_settings
 from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline
 
 # A longer table of images tells a person nothing.
@@ -201,12 +201,13 @@ def everything(
         "min_mask_region_area": min_mask_region_area,
         "mask_threshold": mask_threshold,
         "use_m2m": use_m2m or None,
+        "max_hole_area": max_hole_area or None,
+        "max_sprinkle_area": max_sprinkle_area or None,
+        "max_memory": max_memory,
     }
     settings = {name: value for name, value in given.items() if value is not None}
     # Before anything slow happens.
-    MaskGenerationOptions(**settings)  # type: ignore[arg-type]
-    read_bytes("max_memory", max_memory)
-    further = {"max_hole_area": max_hole_area, "max_sprinkle_area": max_sprinkle_area, "max_memory": max_memory}
+    read_settings(settings, {})
     console, clock = Console(stderr=True), Clock()
     run = EverythingRun(find_images(image, recursive, out), out)
     make_folder(out)
@@ -215,7 +216,7 @@ def everything(
         fused.encode_in(getattr(torch, dtype.value))
         pipe = pipeline_for(SamVariantsMaskGenerationPipeline, fused, processor, device)
     with clock.timed("segment"):
-        run.go(pipe, console, batch_size=batch_size, **settings, **further)
+        run.go(pipe, console, batch_size=batch_size, **settings)
     report = run.report() | {
         "model": model or "embedded",
         "device": str(pipe.device),
@@ -240,7 +241,7 @@ def print_summary(report: dict[str, Any]) -> None:
         table = Table(Column("image", overflow="fold"), "size", "masks")
         for entry in images:
             table.add_row(entry["image"], f"{entry['width']}×{entry['height']}", str(entry["num_masks"]))
-        Console().print(table)
+        Console(markup=False, emoji=False).print(table)  # file names may look like markup
         for entry in images:
             typer.echo(entry["files"]["overlay"])
     typer.echo(report["files"]["coco"])

@@ -208,7 +208,7 @@ def print_summary(report: dict[str, Any]) -> None:
     for number, mask in enumerate(report["masks"], start=1):
         box = ", ".join(str(side) for side in mask["box"])
         table.add_row(str(number), f"{mask['score']:.3f}", f"{mask['area']} px", box)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # file names may look like markup
     for path in (*report["files"].values(), *(mask["file"] for mask in report["masks"])):
         typer.echo(path)
     typer.echo(", ".join(f"{name} {seconds:.2f} s" for name, seconds in report["seconds"].items()))

@@ -142,7 +142,7 @@ def print_summary(report: dict[str, Any]) -> None:
     table = Table("object", "frames visible", title=f"{report['video']}, {report['width']}×{report['height']}")
     for entry in report["objects"]:
         table.add_row(str(entry["object_id"]), f"{entry['frames_visible']} of {report['frames']}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # file names may look like markup
     for path in report["files"].values():
         typer.echo(path)
     typer.echo(", ".join(f"{name} {seconds:.2f} s" for name, seconds in report["seconds"].items()))

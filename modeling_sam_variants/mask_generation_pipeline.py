@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
+from transformers import AutoImageProcessor
 from transformers.pipelines.mask_generation import MaskGenerationPipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
@@ -65,12 +66,15 @@ class SamVariantsMaskGenerationPipeline(SamVariantsPipeline):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Copying comes without a model.
-        if not (args or kwargs) or is_ours(kwargs.get("model", *args[:1])):
+        model = kwargs.get("model", *args[:1])
+        if not (args or kwargs) or is_ours(model):
             return super().__new__(cls)
         if kwargs.get("image_processor") is None:
-            kind = type(kwargs.get("model", *args[:1])).__name__
+            if folder := getattr(model, "name_or_path", ""):
+                # `pipeline()` goes on without one that it can't load: this says why it can't.
+                AutoImageProcessor.from_pretrained(folder)
             raise ValueError(
-                f"there is no image processor for the {kind}; pass the one that belongs to it: "
+                f"there is no image processor for the {type(model).__name__}; pass the one that belongs to it: "
                 'pipeline("mask-generation", model=…, image_processor=…)'
             )
         return MaskGenerationPipeline(*args, **kwargs)

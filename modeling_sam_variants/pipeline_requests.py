@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -119,7 +120,8 @@ def read_requests(
         return Request(images, **prompts)
     if isinstance(images, list | tuple) and not any(isinstance(image, Mapping) for image in images):
         return _from_images(images, prompts)
-    if not isinstance(images, Iterable) and not hasattr(images, "__getitem__"):
+    is_no_list = isinstance(images, bytes | bytearray | io.IOBase)  # bytes and lines are no images
+    if is_no_list or not (isinstance(images, Iterable) or hasattr(images, "__getitem__")):
         raise TypeError(
             f"image is of type {type(images).__name__}; give a PIL image, an array, a path, a URL, a list of these, or "
             'a dataset or generator of these or of dicts such as {"image": image}'

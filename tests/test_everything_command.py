@@ -112,7 +112,8 @@ def test_every_file_holds_the_masks_of_the_pipeline(model: Path, photo: Path, tm
 def test_flags_mean_the_options_of_the_pipeline(
     model: Path, photo: Path, tmp_path: Path, flags: list[str], options: dict[str, Any]
 ) -> None:
-    report_of(photo, "--model", model, "--out", tmp_path / "out", *flags)
+    report = report_of(photo, "--model", model, "--out", tmp_path / "out", *flags)
+    assert options.items() <= report["settings"].items()
     pipe = SamVariantsMaskGenerationPipeline(model=SamVariantsModel.from_pretrained(model).fuse())
     expected = pipe(photo, **LOOSE | options)
     masks = masks_in(tmp_path / "out" / "photo.coco.json")
@@ -190,6 +191,27 @@ def test_the_summary_says_what_lies_where_and_where_the_time_went(model: Path, p
         assert word in result.stdout
 
 
+@pytest.mark.parametrize("command", ["everything", "segment"])
+def test_file_names_are_shown_as_they_are(
+    model: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a short path fits into one line
+    photo = write_photo(Path("[/b]/[x]:cat:.png"))
+    options = OPTIONS if command == "everything" else ["--point", "3,3"]
+    result = run(command, photo, "--model", model, "--out", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "[/b]/[x]:cat:.png" in result.stdout
+
+
+def test_a_call_that_finds_nothing_out_leaves_an_earlier_dataset(model: Path, photo: Path, tmp_path: Path) -> None:
+    report_of(photo, "--model", model, "--out", tmp_path / "out")
+    earlier = (tmp_path / "out" / "instances.json").read_text()
+    result = run("everything", photo, "--model", model, "--out", tmp_path / "out", "--max-memory", "1MB")
+    assert_one_line(result, 1, "max_memory")
+    assert (tmp_path / "out" / "instances.json").read_text() == earlier
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
 def test_the_embedded_checkpoint_is_the_default(
     model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +235,7 @@ BAD_CALLS: dict[str, tuple[list[str], str]] = {
     "an empty pattern": (["{folder}/*.webp"], "no file fits the pattern"),
     "results among images": (["{folder}", "--out", "{folder}"], "--out is the folder of the images"),
     "an option": (["{folder}/photo.png", "--pred-iou-thresh", "nan"], "pred_iou_thresh"),
+    "a hole area": (["{folder}/photo.png", "--max-hole-area", "-1", "--model", "never loaded"], "max_hole_area"),
     "a preset": (["{folder}/photo.png", "--preset", "slow"], "preset"),
     "memory": (["{folder}/photo.png", "--max-memory", "some"], "max_memory"),
     "a device": (["{folder}/photo.png", "--device", "abacus"], "--device abacus can't be used"),
@@ -225,8 +248,9 @@ def test_bad_calls_are_one_line(model: Path, photo: Path, tmp_path: Path, case: 
     (tmp_path / "empty").mkdir()
     arguments, words = BAD_CALLS[case]
     given = [argument.format(folder=tmp_path) for argument in arguments]
-    out = [] if "--out" in given else ["--out", tmp_path / "out"]
-    assert_one_line(run("everything", *given, *out, "--model", model), 1, words)
+    defaults = {"--out": tmp_path / "out", "--model": model}
+    missing = [part for name, value in defaults.items() if name not in given for part in (name, value)]
+    assert_one_line(run("everything", *given, *missing), 1, words)
 
 
 def test_usage_errors_show_the_call(photo: Path) -> None:

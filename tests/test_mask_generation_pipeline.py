@@ -129,6 +129,9 @@ def test_other_models_get_transformers_own_pipeline(tmp_path: Path) -> None:
             assert getattr(made, name) == getattr(theirs, name)
     with pytest.raises(ValueError, match="no image processor for the SamModel"):
         pipeline(TASK, model=model)
+    (tmp_path / "preprocessor_config.json").write_text("{cut off")
+    with pytest.raises(OSError, match="not a valid JSON file"):
+        pipeline(TASK, model=str(tmp_path))
 
 
 def test_a_loaded_model_is_fused_and_one_that_is_passed_is_not(folder: Path) -> None:
@@ -338,6 +341,8 @@ def cut_image() -> Image.Image:
 BAD_CALLS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "no image": ([], {}, ValueError, "empty list"),
     "a number": (7, {}, TypeError, "image is of type int"),
+    "a file's content": (b"image", {}, TypeError, "image is of type bytes"),
+    "an open file": (io.BytesIO(b"image"), {}, TypeError, "image is of type BytesIO"),
     "a missing file": ("missing.png", {}, ValueError, "'missing.png' is no file"),
     "a cut image": ([random_image(), cut_image()], {}, ValueError, r"images\[1\]: the image can't be decoded"),
     "another key": ([ITEMS[0], {"picture": 1}], {}, ValueError, r"images\[1\] has the keys \['picture'\]"),
