@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sam_variants.decoders.image_side import ImageSide
+from sam_variants.layers.token_linear import is_untouched
 from sam_variants.mask_generation.encoded_crop import Candidates
 from sam_variants.mask_regions import clean_masks
 from sam_variants.mask_runs import MaskGeometry
@@ -68,13 +69,17 @@ class EncodedImage:
 
         Returns:
             `Candidates`, point by point.
+
+        Raises:
+            ValueError: the model's scores are NaN.
         """
         inputs = self._point_inputs(points)
         with evaluating(self._model):
             decoder = self._model.mask_decoder
             chooses_by_stability = not multimask_output and decoder.config.dynamic_multimask_via_stability
-            # A point comes with one padding token, or with none.
-            if chooses_by_stability or not decoder.is_foldable(decoder.num_output_tokens + 2):
+            # A point comes with one padding token, or with none; hooks of the decoder are called with the whole of it.
+            is_foldable = is_untouched(decoder) and decoder.is_foldable(decoder.num_output_tokens + 2)
+            if chooses_by_stability or not is_foldable:
                 return self._decode_plainly(inputs, score_threshold, multimask_output, self._points_at_once)
             return self._decode_folded(inputs, score_threshold, multimask_output)
 
@@ -89,6 +94,9 @@ class EncodedImage:
 
         Returns:
             `Candidates`, at most one for each point.
+
+        Raises:
+            ValueError: the model's scores are NaN.
         """
         prompts = logits.to(self._embedding.device).clamp(-MASK_PROMPT_LIMIT, MASK_PROMPT_LIMIT)
         inputs = {**self._point_inputs(points), "input_masks": prompts[None]}
@@ -118,7 +126,7 @@ class EncodedImage:
         for group, answers in self._side.answer_groups(tokens):
             chosen = slice(1, None) if multimask_output else slice(0, 1)
             scores = answers.iou_scores[:, chosen].float()
-            is_kept = torch.ones_like(scores, dtype=torch.bool) if score_threshold is None else scores > score_threshold
+            is_kept = self._is_kept(scores, score_threshold)
             prompts, masks = is_kept.nonzero(as_tuple=True)
             logits = self._side.upscale(answers, prompts, masks + chosen.start)
             found.append((prompts + group.start, scores[is_kept], logits))
@@ -138,10 +146,18 @@ class EncodedImage:
                 image_embeddings=[*self._skips, self._embedding], multimask_output=multimask_output, **chunk
             )
             scores = outputs.iou_scores[0].float()
-            is_kept = torch.ones_like(scores, dtype=torch.bool) if score_threshold is None else scores > score_threshold
+            is_kept = self._is_kept(scores, score_threshold)
             prompts = is_kept.nonzero(as_tuple=True)[0]
             found.append((prompts + start, scores[is_kept], outputs.pred_masks[0][is_kept]))
         return self._candidates(found)
+
+    def _is_kept(self, scores: Tensor, threshold: float | None) -> Tensor:
+        # NaN is above no threshold: without this, broken weights would look like an image without masks.
+        if scores.isnan().any():
+            raise ValueError(
+                f"the model's scores are NaN: its weights hold NaN or infinity, or overflow in {self._model.dtype}"
+            )
+        return torch.ones_like(scores, dtype=torch.bool) if threshold is None else scores > threshold
 
     def _candidates(self, found: list[tuple[Tensor, Tensor, Tensor]]) -> Candidates:
         prompts, scores, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -171,7 +187,11 @@ def encode_images(
     """
     batch = image_processor(images=list(images), return_tensors="pt")
     with evaluating(model):
-        encoded = model.get_image_embeddings(batch["pixel_values"].to(model.device, model.dtype))
+        # The encoder may work in another precision than the rest, see `encode_in`.
+        encoded = model.get_image_embeddings(batch["pixel_values"].to(model.device, model.image_encoder.dtype))
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and accelerator.type == model.device.type:
+        torch.accelerator.synchronize(model.device)  # or else the time of encoding shows up as that of the decoder
     levels = [encoded] if isinstance(encoded, Tensor) else list(encoded)
     is_padded = image_processor.resize_mode != SQUARE
     input_size = (image_processor.pad_size["height"], image_processor.pad_size["width"])

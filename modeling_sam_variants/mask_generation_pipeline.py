@@ -189,7 +189,8 @@ class SamVariantsMaskGenerationPipeline(SamVariantsPipeline):
             return Budget(most)
         image_processor, options = self.processor.image_processor, settings.options
         masks = (options.multimask_output, options.use_m2m)
-        known_by = (self.model.dtype, self.model.device, image_processor.image_size, *masks)
+        dtypes = (self.model.image_encoder.dtype, self.model.mask_decoder.dtype)
+        known_by = (*dtypes, self.model.device, image_processor.image_size, *masks)
         if known_by not in self._memory_needs:
             with self.device_placement():
                 self._memory_needs[known_by] = MemoryNeeds(self.model, image_processor, *masks)

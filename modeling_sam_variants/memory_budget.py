@@ -122,7 +122,7 @@ class MemoryNeeds:
         with fake, warnings.catch_warnings():
             # An encoder that remembers what it made of its weights asks where they lie.
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-            pixels = torch.empty(count, 3, *self.input_size, dtype=model.dtype, device=model.device)
+            pixels = torch.empty(count, 3, *self.input_size, dtype=model.image_encoder.dtype, device=model.device)
             with counted:
                 encoded = hollow.get_image_embeddings(pixels)
         levels = [encoded] if isinstance(encoded, Tensor) else encoded

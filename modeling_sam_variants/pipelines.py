@@ -116,7 +116,8 @@ class PromptableSegmentationPipeline(SamVariantsPipeline):
     ) -> dict[str, Any]:
         prompts, single_click = input_tensors["prompts"], input_tensors["single_click"]
         with evaluating(self.model):
-            embeddings = self.model.get_image_embeddings(input_tensors["pixel_values"].to(self.model.dtype))
+            pixel_values = input_tensors["pixel_values"].to(self.model.image_encoder.dtype)
+            embeddings = self.model.get_image_embeddings(pixel_values)
             answers = [
                 self._answer(
                     embeddings,

@@ -123,7 +123,8 @@ class ClipFeatures(Mapping[int, Any]):
             if len(self.held) == self.num_features:
                 self.held.popitem(last=False)
             prepared = prepare_frame(self.processor, self.frames[index])
-            self.held[index] = self.model.encode_frame(prepared.pixel_values.to(self.model.device, self.model.dtype))
+            pixel_values = prepared.pixel_values.to(self.model.device, self.model.image_encoder.dtype)
+            self.held[index] = self.model.encode_frame(pixel_values)
         self.held.move_to_end(index)
         return self.held[index]
 

@@ -187,7 +187,7 @@ class VideoSession(AbstractContextManager):
         waiting = [(prompt, self._prepare(prompt, prepared.size)) for prompt in self._waiting.get(index, [])]
         with torch.no_grad(), evaluating(self.model):
             self._remember_pending()
-            pixel_values = prepared.pixel_values.to(self.model.device, self.model.dtype)
+            pixel_values = prepared.pixel_values.to(self.model.device, self.model.image_encoder.dtype)
             self._frames[index] = self.model.encode_frame(pixel_values)
             self.frame_index, self.frame_size = index, prepared.size
             self._waiting.pop(index, None)

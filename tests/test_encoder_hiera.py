@@ -323,6 +323,14 @@ def test_token_linear_is_a_linear_layer(bias: bool, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(few, expected[:, :2], atol=1e-6, rtol=1e-6)
 
 
+@torch.no_grad()
+def test_token_linear_follows_autocast_and_leaves_traces_alone() -> None:
+    layer, x = TokenLinear(64, 64), torch.randn(MIN_PRODUCTS // 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert "mkldnn" not in str(torch.jit.trace(layer, x).inlined_graph)
+
+
 @pytest.mark.parametrize("act", [nn.GELU, nn.SiLU])
 def test_token_mlp_equals_mlp_and_keeps_its_input(act: type[nn.Module]) -> None:
     mlp, plain = TokenMLP(6, 24, act), MLP(6, 24, 6, 2, act)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from plain_crop import PlainCrop
-from tiny import TINY_VISION, WIDTH, tiny_model
+from tiny import TINY_VISION, WIDTH, tiny_model, tiny_video_model
 from torch import Tensor, nn
 
 from sam_variants import SamVariantsModel, processor_for
 from sam_variants.decoders import image_side, mask_decoder
 from sam_variants.decoders.mask_decoder import MaskDecoder
-from sam_variants.encoded_image import encode_images
+from sam_variants.encoded_image import EncodedImage, encode_images
 from sam_variants.layers import folded_attention
 
 each_encoder = pytest.mark.parametrize("name", sorted(TINY_VISION))
@@ -111,6 +111,24 @@ def test_padding_objects_are_empty_in_both_forms(name: str, monkeypatch: pytest.
         assert (masks[0] > mask_decoder.NO_OBJECT_LOGIT).all()
 
 
+@pytest.mark.parametrize("num_levels", [1, 2, 3, 6])
+def test_finer_maps_of_fewer_images_belong_to_objects_that_follow_each_other(
+    num_levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("tiny_vit_with_skips")
+    *skips, embedding = image_embeddings(model, 6)
+    pe = model.prompt_encoder.get_dense_pe((embedding.shape[2], embedding.shape[3]))
+    tokens, dense = torch.randn(12, 2, WIDTH), torch.randn(12, *embedding.shape[1:])
+
+    def decoded() -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return model.mask_decoder(embedding, pe, tokens, dense, True, [skip[:num_levels] for skip in skips])
+
+    found = decoded()
+    with plain_form(monkeypatch):
+        assert_same(found, decoded())
+
+
 def test_nothing_but_padding() -> None:
     model = tiny_model("tiny_vit")
     labels = torch.full((1, 2, 1), -10)
@@ -182,6 +200,44 @@ def test_the_encoder_alone_in_bfloat16(name: str) -> None:
     found, _ = answers(model, pixel_values=pixels.bfloat16(), **prompts)
     assert found.dtype == torch.float32
     assert 0 < (found - expected).abs().max() < 0.2 * expected.std()
+
+
+def encode_noise(model: Any) -> EncodedImage:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    return encode_images(model, processor_for(model).image_processor, [noise])[0]
+
+
+def test_images_are_encoded_in_the_precision_of_the_encoder() -> None:
+    """Also where the model has parameters of its own in another one, as SAM 2's `no_mem_embed`."""
+    model, points = tiny_video_model(), np.array([[10.0, 20.0]])
+    expected = encode_noise(model).decode(points, None).logits
+    found = encode_noise(model.encode_in(torch.bfloat16)).decode(points, None).logits
+    assert 0 < (found - expected).abs().max() < 0.2 * expected.std()
+
+
+def test_scores_that_are_nan_are_no_image_without_masks() -> None:
+    model = tiny_model("vit")
+    torch.nn.init.constant_(model.mask_decoder.iou_token.weight, torch.nan)
+    encoded = encode_noise(model)
+    with pytest.raises(ValueError, match=r"scores are NaN: .* overflow in torch\.float32"):
+        encoded.decode(np.ones((2, 2)), 0.5)
+    with pytest.raises(ValueError, match="scores are NaN"):
+        encoded.refine(np.ones((1, 2)), torch.zeros(1, 16, 16), 0.5)
+
+
+def test_a_hook_of_the_decoder_sees_what_is_proposed() -> None:
+    model, calls = tiny_model("vit"), []
+    encoded = encode_noise(model)
+    before = encoded.decode(np.ones((2, 2)), None)
+    model.mask_decoder.register_forward_hook(lambda *_: calls.append(1))
+    assert_same(encoded.decode(np.ones((2, 2)), None), before)
+    assert calls
+
+
+def test_models_without_memory_have_shapes() -> None:
+    model = tiny_model("vit").to("meta")
+    with torch.no_grad():
+        assert model(pixel_values=torch.empty(1, 3, 64, 64, device="meta")).pred_masks.shape == (1, 1, 3, 16, 16)
 
 
 @pytest.mark.parametrize("multimask_output", [True, False])

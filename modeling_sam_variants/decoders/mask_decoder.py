@@ -191,7 +191,11 @@ class MaskDecoder(PretrainedPart):
         if token_mask is not None:
             always = token_mask.new_ones(num_objects, self.num_output_tokens)
             token_mask = torch.cat([always, token_mask], dim=1)
-        predict = self._predict_folded if self.is_foldable(tokens.shape[1]) else self._predict_plainly
+        levels = high_resolution_features or []
+        is_folded = self.is_foldable(tokens.shape[1]) and all(
+            len(image_embeddings) % len(level) == 0 for level in levels
+        )
+        predict = self._predict_folded if is_folded else self._predict_plainly
         decoded = predict(
             image_embeddings,
             image_pe,
@@ -259,6 +263,7 @@ class MaskDecoder(PretrainedPart):
         return (
             num_tokens <= MAX_FOLDED_TOKENS
             and is_plain_inference()
+            and self.device.type != "meta"  # which knows no values to choose by, nor autocast
             and self.config._attn_implementation == "sdpa"
             and all(type(layer) in (nn.Linear, nn.ConvTranspose2d, LayerNorm2d) for layer in self._folded_layers())
             and all(is_untouched(module) for module in self.modules() if not isinstance(module, bypassed))
@@ -293,7 +298,7 @@ class MaskDecoder(PretrainedPart):
         for image, own in enumerate(torch.arange(num_objects, device=tokens.device).chunk(num_images)):
             own = own[computed[own]]
             levels = high_resolution_features or []
-            skips = [level[image % len(level)][None] for level in levels] or None
+            skips = [level[image * len(level) // num_images][None] for level in levels] or None
             side = ImageSide(
                 self, image_embeddings[image : image + 1], image_pe, dense[:1] if is_shared else None, skips
             )

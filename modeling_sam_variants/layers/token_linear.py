@@ -10,7 +10,8 @@ MIN_PRODUCTS = 1 << 20
 
 def is_plain_inference() -> bool:
     """Whether nothing but the result is wanted: no gradient, and no graph for a compiler or an export."""
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not torch.is_grad_enabled() and not is_recorded
 
 
 def is_untouched(module: nn.Module) -> bool:
@@ -67,6 +68,7 @@ def onednn_pays(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and is_plain_inference()
+        and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
         and x.numel() * weight.shape[0] >= MIN_PRODUCTS
     )
