@@ -324,6 +324,24 @@ def test_token_linear_is_a_linear_layer(bias: bool, monkeypatch: pytest.MonkeyPa
 
 
 @torch.no_grad()
+def test_a_slice_of_longer_rows_is_made_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN computes with such a weight, but a thousand times slower."""
+    monkeypatch.setattr(token_linear, "MIN_PRODUCTS", 1)
+    x, rows = torch.randn(5, 8), torch.randn(6, 32)
+    seen: list[bool] = []
+    product = torch.ops.mkldnn._linear_pointwise
+
+    def watched(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(weight.is_contiguous() or weight.T.is_contiguous())
+        return product(x, weight, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
+    with torch.no_grad():
+        for weight in (rows[:, 8:16], rows[:, :8].T.contiguous().T):
+            torch.testing.assert_close(token_linear.token_product(x, weight), x @ weight.T)
+    assert seen == [True, True]
+
+
 def test_token_linear_follows_autocast_and_leaves_traces_alone() -> None:
     layer, x = TokenLinear(64, 64), torch.randn(MIN_PRODUCTS // 64, 64)
     with torch.autocast("cpu", torch.bfloat16):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -45,24 +46,24 @@ def blockwise_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor | N
     scaled = query * (query.shape[-1] ** -0.5 * math.log2(math.e))
     for row in range(query.shape[0]):
         for head in range(query.shape[1]):
-            keys, values = key[row, head], value[row, head].T.contiguous()
+            keys = key[row, head].split(KEY_BLOCK)
+            values = [block.T.contiguous() for block in value[row, head].split(KEY_BLOCK)]
             for start in range(0, query.shape[2], QUERY_BLOCK):
                 block = slice(start, start + QUERY_BLOCK)
                 output[row, head, block] = _attend(scaled[row, head, block], keys, values)
     return output if bool(output.isfinite().all()) else None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Queries N×d, scaled for powers of two, keys M×d and values dv×M → N×dv."""
+def _attend(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """Queries N×d, scaled for powers of two, and blocks of keys M×d and values dv×M → N×dv."""
     # Softmax is the same whatever is subtracted from a row of logits; the largest of the first block keeps the sum
     # at 1 or more, and later ones would have to be larger by 120 to overflow.
-    weighted = query.new_zeros(query.shape[0], value.shape[0])
+    weighted = query.new_zeros(query.shape[0], values[0].shape[0])
     total, shift = query.new_zeros(query.shape[0], 1), None
-    for start in range(0, key.shape[0], KEY_BLOCK):
-        block = slice(start, start + KEY_BLOCK)
-        logits = token_product(query, key[block])
+    for key, value in zip(keys, values, strict=True):
+        logits = token_product(query, key)
         shift = logits.amax(dim=1, keepdim=True) if shift is None else shift
         weights = logits.sub_(shift).exp2_()
         total += weights.sum(dim=1, keepdim=True)
-        weighted += token_product(weights, value[:, block])
+        weighted += token_product(weights, value)
     return weighted.div_(total)

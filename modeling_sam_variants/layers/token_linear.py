@@ -40,6 +40,9 @@ def token_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """
     if not onednn_pays(x, weight):
         return F.linear(x, weight, bias)
+    # For a slice of longer rows oneDNN falls back to its reference code, a thousand times slower.
+    if not (weight.is_contiguous() or weight.T.is_contiguous()):
+        weight = weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
