@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 # Read once, when huggingface_hub is imported. A test marked `hub` is run with HF_HUB_OFFLINE=0 in the environment.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
+from local_hub import LocalHub, local_hub
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,3 +44,10 @@ def poison_empty() -> Iterator[None]:
     yield
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.set_deterministic_debug_mode(mode)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    """A Hub on this machine that the real clients talk to while the test runs; local_hub.py tells what it can do."""
+    with local_hub(tmp_path / "huggingface") as running:
+        yield running
