@@ -1,12 +1,9 @@
 """Configuration of SAM 2's image encoder: Hiera trunk and FPN neck."""
 
-from __future__ import annotations
-
 from itertools import accumulate
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
 
 from sam_variants.configuration.configuration_image_encoder import ImageEncoderConfig
 
@@ -61,7 +58,7 @@ class HieraConfig(ImageEncoderConfig):
     fpn_top_down_levels: list[int] | tuple[int, ...] | None = (2, 3)
     scalp: int = 1
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: float | int = 1e-6
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_stages()
@@ -144,6 +141,3 @@ class HieraConfig(ImageEncoderConfig):
     @property
     def high_resolution_channels(self) -> tuple[int, int]:
         return (self.out_chans, self.out_chans)
-
-
-AutoConfig.register(HieraConfig.model_type, HieraConfig, exist_ok=True)

@@ -1,13 +1,12 @@
 """What every image encoder states about itself, whatever its architecture."""
 
-from __future__ import annotations
-
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+
+from sam_variants.configuration.configuration_base import FamilyConfig
 
 
 @strict
-class ImageEncoderConfig(PreTrainedConfig):
+class ImageEncoderConfig(FamilyConfig):
     """Common fields of the image encoders.
 
     Args:
@@ -26,7 +25,7 @@ class ImageEncoderConfig(PreTrainedConfig):
     image_size: int = 1024
     in_chans: int = 3
     out_chans: int = 256
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
 
     @property
     def stride(self) -> int:

@@ -1,15 +1,14 @@
 """Configuration of the mask decoder."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+
+from sam_variants.configuration.configuration_base import FamilyConfig
 
 
 @strict
-class MaskDecoderConfig(PreTrainedConfig):
+class MaskDecoderConfig(FamilyConfig):
     """Configuration of `MaskDecoder` with its two-way transformer.
 
     Args:
@@ -61,12 +60,12 @@ class MaskDecoderConfig(PreTrainedConfig):
     pred_obj_scores_mlp: bool = False
     use_multimask_token_for_obj_ptr: bool = False
     dynamic_multimask_via_stability: bool = False
-    dynamic_multimask_stability_delta: float = 0.05
-    dynamic_multimask_stability_thresh: float = 0.98
+    dynamic_multimask_stability_delta: float | int = 0.05
+    dynamic_multimask_stability_thresh: float | int = 0.98
     hidden_act: str = "gelu"
     transformer_act: str = "relu"
-    layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
+    layer_norm_eps: float | int = 1e-5
+    initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.transformer_dim % 8:
@@ -78,6 +77,3 @@ class MaskDecoderConfig(PreTrainedConfig):
                 f"high_resolution_channels={self.high_resolution_channels} must hold two widths, finest first"
             )
         super().__post_init__(**kwargs)
-
-
-AutoConfig.register(MaskDecoderConfig.model_type, MaskDecoderConfig, exist_ok=True)

@@ -1,12 +1,12 @@
 """Configuration of what SAM 2 remembers frames with: memory encoder and memory attention."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2CLS
+
+from sam_variants.configuration.configuration_base import FamilyConfig
 
 
 def _check_positive(config: PreTrainedConfig, *names: str) -> None:
@@ -21,7 +21,7 @@ def _check_activation(config: PreTrainedConfig, name: str) -> None:
 
 
 @strict
-class MemoryEncoderConfig(PreTrainedConfig):
+class MemoryEncoderConfig(FamilyConfig):
     """Configuration of `MemoryEncoder`; the defaults are those of every SAM 2 and 2.1.
 
     Args:
@@ -54,7 +54,7 @@ class MemoryEncoderConfig(PreTrainedConfig):
     fuser_padding: int = 3
     layer_scale_init_value: float | int = 1e-6
     hidden_act: str = "gelu"
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
         _check_positive(self, "in_dim", "out_dim", "mask_downsampler_kernel_size", "fuser_num_layers")
@@ -94,7 +94,7 @@ class MemoryEncoderConfig(PreTrainedConfig):
 
 
 @strict
-class MemoryAttentionConfig(PreTrainedConfig):
+class MemoryAttentionConfig(FamilyConfig):
     """Configuration of `MemoryAttention`; the defaults are those of every SAM 2 and 2.1.
 
     Args:
@@ -138,8 +138,8 @@ class MemoryAttentionConfig(PreTrainedConfig):
     pos_enc_at_attn: bool = False
     pos_enc_at_cross_attn_keys: bool = True
     pos_enc_at_cross_attn_queries: bool = False
-    layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
+    layer_norm_eps: float | int = 1e-5
+    initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
         _check_positive(self, "d_model", "num_layers", "dim_feedforward", "kv_in_dim", "num_heads")
@@ -156,7 +156,3 @@ class MemoryAttentionConfig(PreTrainedConfig):
         if len(self.feat_sizes) != 2 or min(self.feat_sizes) < 1:
             raise ValueError(f"feat_sizes={self.feat_sizes} must be a positive width and height")
         super().__post_init__(**kwargs)
-
-
-AutoConfig.register(MemoryEncoderConfig.model_type, MemoryEncoderConfig, exist_ok=True)
-AutoConfig.register(MemoryAttentionConfig.model_type, MemoryAttentionConfig, exist_ok=True)

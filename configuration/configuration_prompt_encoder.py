@@ -1,15 +1,14 @@
 """Configuration of the prompt encoder."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+
+from sam_variants.configuration.configuration_base import FamilyConfig
 
 
 @strict
-class PromptEncoderConfig(PreTrainedConfig):
+class PromptEncoderConfig(FamilyConfig):
     """Configuration of `PromptEncoder`.
 
     Args:
@@ -35,8 +34,8 @@ class PromptEncoderConfig(PreTrainedConfig):
     positional_scale: float | int = 1.0
     pad_boxes: bool = False
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
-    initializer_range: float = 0.02
+    layer_norm_eps: float | int = 1e-6
+    initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.embed_dim % 2:
@@ -49,6 +48,3 @@ class PromptEncoderConfig(PreTrainedConfig):
     def mask_input_size(self) -> int:
         """Side of a mask prompt in cells: four per cell of the image embedding."""
         return 4 * self.image_embedding_size
-
-
-AutoConfig.register(PromptEncoderConfig.model_type, PromptEncoderConfig, exist_ok=True)

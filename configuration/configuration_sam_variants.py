@@ -1,21 +1,23 @@
 """The configuration that composes an image encoder, the prompt encoder and the mask decoder."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from sam_variants.configuration.configuration_base import VERSION_FIELD, FamilyConfig, upgrade_hint
 from sam_variants.configuration.configuration_hiera import HieraConfig
 from sam_variants.configuration.configuration_image_encoder import ImageEncoderConfig
 from sam_variants.configuration.configuration_mask_decoder import MaskDecoderConfig
 from sam_variants.configuration.configuration_prompt_encoder import PromptEncoderConfig
 from sam_variants.configuration.configuration_tiny_vit import TinyViTConfig
 from sam_variants.configuration.configuration_vit import ImageEncoderViTConfig
+from sam_variants.configuration.remote_code import without_remote_code
 
 IMAGE_MODEL_TYPE = "sam_variants"
 VIDEO_MODEL_TYPE = "sam_variants_video"
+# On configurations that `pipeline()` reads for itself, never in a file: nobody else holds the model that follows.
+PIPELINE_MARK = "_is_for_pipeline"
 
 VISION_CONFIGS: dict[str, type[ImageEncoderConfig]] = {
     config_class.model_type: config_class for config_class in (ImageEncoderViTConfig, TinyViTConfig, HieraConfig)
@@ -31,12 +33,15 @@ def vision_config_from(value: dict[str, Any] | PreTrainedConfig | None) -> Any:
     values = dict(value)
     model_type = values.pop("model_type", ImageEncoderViTConfig.model_type)
     if model_type not in VISION_CONFIGS:
-        raise ValueError(f"vision_config has model_type={model_type!r}; known image encoders: {sorted(VISION_CONFIGS)}")
+        raise ValueError(
+            f"vision_config has model_type={model_type!r}; known image encoders: {sorted(VISION_CONFIGS)}"
+            f"{upgrade_hint(values.get(VERSION_FIELD))}"
+        )
     return VISION_CONFIGS[model_type](**values)
 
 
 @strict
-class SamVariantsConfig(PreTrainedConfig):
+class SamVariantsConfig(FamilyConfig):
     """Configuration of `SamVariantsModel`: any image encoder with prompt encoder and mask decoder.
 
     Args:
@@ -67,10 +72,12 @@ class SamVariantsConfig(PreTrainedConfig):
     use_no_mem_embed: bool = False
     mask_threshold: float | int = 0.0
     mask_generation: dict[str, Any] | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for part in self.sub_configs:
+            setattr(self, part, self.versioned(getattr(self, part)))
         self.vision_config = vision_config_from(self.vision_config)
         if self.mask_decoder_config is None or isinstance(self.mask_decoder_config, dict):
             self.mask_decoder_config = MaskDecoderConfig(**(self.mask_decoder_config or {}))
@@ -78,18 +85,22 @@ class SamVariantsConfig(PreTrainedConfig):
             self.prompt_encoder_config = PromptEncoderConfig(**(self.prompt_encoder_config or {}))
         self._check_widths()
         self.image_size = self.vision_config.image_size if self.image_size is None else self.image_size
-        super().__post_init__(**kwargs)
+        super().__post_init__(**without_remote_code(type(self), kwargs))
 
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read config.json; from a video checkpoint, the image model takes what concerns images."""
+        is_for_pipeline = kwargs.get("_from_pipeline") is not None
         values, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if cls.model_type == IMAGE_MODEL_TYPE and values.get("model_type") == VIDEO_MODEL_TYPE:
             own = set(cls.__dataclass_fields__) - {"model_type", "architectures"}
             values = {name: value for name, value in values.items() if name in own}
-        return values, kwargs
+        return values | {PIPELINE_MARK: True} if is_for_pipeline else values, kwargs
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().to_dict().items() if name != PIPELINE_MARK}
 
     def _check_widths(self) -> None:
         widths = {
@@ -118,6 +129,3 @@ class SamVariantsConfig(PreTrainedConfig):
             raise ValueError(f"image_size={image_size} must be a positive multiple of the encoder's stride {stride}")
         self.prompt_encoder_config.input_image_size = image_size
         self.prompt_encoder_config.image_embedding_size = image_size // stride
-
-
-AutoConfig.register(SamVariantsConfig.model_type, SamVariantsConfig, exist_ok=True)

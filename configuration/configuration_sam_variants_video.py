@@ -1,11 +1,9 @@
 """Configuration of the model that tracks objects through video."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from sam_variants.configuration.configuration_memory import MemoryAttentionConfig, MemoryEncoderConfig
 from sam_variants.configuration.configuration_sam_variants import VIDEO_MODEL_TYPE, SamVariantsConfig
@@ -78,7 +76,7 @@ class SamVariantsVideoConfig(SamVariantsConfig):
             ("memory_attention_config", MemoryAttentionConfig),
             ("memory_encoder_config", MemoryEncoderConfig),
         ):
-            value = getattr(self, name)
+            value = self.versioned(getattr(self, name))
             if value is None or isinstance(value, dict):
                 setattr(self, name, config_class(**(value or {})))
         self._check_memory()
@@ -121,6 +119,3 @@ class SamVariantsVideoConfig(SamVariantsConfig):
                 f"memory_encoder_config.out_dim={self.memory_encoder_config.out_dim} must divide the image embedding's "
                 f"width {self.vision_config.out_chans}: object pointers are cut into such pieces"
             )
-
-
-AutoConfig.register(SamVariantsVideoConfig.model_type, SamVariantsVideoConfig, exist_ok=True)

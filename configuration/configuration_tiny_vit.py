@@ -1,11 +1,8 @@
 """Configuration of TinyViT, the image encoder of MobileSAM."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
 
 from sam_variants.configuration.configuration_image_encoder import ImageEncoderConfig
 
@@ -51,7 +48,7 @@ class TinyViTConfig(ImageEncoderConfig):
     layer_lr_decay: float | int = 0.8
     use_high_resolution_features: bool = False
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float | int = 1e-5
 
     def __post_init__(self, **kwargs: Any) -> None:
         stages = len(self.embed_dims)
@@ -91,6 +88,3 @@ class TinyViTConfig(ImageEncoderConfig):
     @property
     def high_resolution_channels(self) -> tuple[int, int] | None:
         return (self.embed_dims[0], self.embed_dims[1]) if self.use_high_resolution_features else None
-
-
-AutoConfig.register(TinyViTConfig.model_type, TinyViTConfig, exist_ok=True)

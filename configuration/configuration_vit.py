@@ -1,11 +1,8 @@
 """Configuration of the SAM image encoder (ViT-B/L/H)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
 
 from sam_variants.configuration.configuration_image_encoder import ImageEncoderConfig
 
@@ -50,7 +47,7 @@ class ImageEncoderViTConfig(ImageEncoderConfig):
     window_size: int = 14
     global_attn_indexes: list[int] | tuple[int, ...] = (2, 5, 8, 11)
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: float | int = 1e-6
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.image_size % self.patch_size:
@@ -66,6 +63,3 @@ class ImageEncoderViTConfig(ImageEncoderConfig):
     @property
     def stride(self) -> int:
         return self.patch_size
-
-
-AutoConfig.register(ImageEncoderViTConfig.model_type, ImageEncoderViTConfig, exist_ok=True)

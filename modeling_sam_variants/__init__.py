@@ -3,6 +3,7 @@
 import transformers.pipelines
 
 from sam_variants.checkpoint_layouts.load_checkpoint import load_checkpoint
+from sam_variants.configuration.configuration_base import PACKAGE_VERSION as _PACKAGE_VERSION
 from sam_variants.configuration.configuration_hiera import HieraConfig
 from sam_variants.configuration.configuration_mask_decoder import MaskDecoderConfig
 from sam_variants.configuration.configuration_memory import MemoryAttentionConfig, MemoryEncoderConfig
@@ -33,7 +34,7 @@ from sam_variants.results import Masks
 from sam_variants.video_pipeline import PromptableVideoSegmentationPipeline
 from sam_variants.video_session import VideoSession
 
-__version__ = "0.1.0"
+__version__ = _PACKAGE_VERSION
 
 __all__ = [
     "PRESETS",
@@ -71,7 +72,24 @@ __all__ = [
     "processor_for",
 ]
 
+# Here and not where the classes are defined: the same files are remote code on the Hub, which must not stand for the
+# package, nor for another repository's code, in a process that has both.
+_MODELS: dict[type[transformers.PreTrainedConfig], type[transformers.PreTrainedModel]] = {
+    ImageEncoderViTConfig: ImageEncoderViT,
+    TinyViTConfig: TinyViT,
+    HieraConfig: ImageEncoder,
+    PromptEncoderConfig: PromptEncoder,
+    MaskDecoderConfig: MaskDecoder,
+    MemoryAttentionConfig: MemoryAttention,
+    MemoryEncoderConfig: MemoryEncoder,
+    SamVariantsConfig: SamVariantsModel,
+    SamVariantsVideoConfig: SamVariantsVideoModel,
+}
+for _config_class, _model_class in _MODELS.items():
+    transformers.AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    transformers.AutoModel.register(_config_class, _model_class, exist_ok=True)
 for _config_class in (SamVariantsConfig, SamVariantsVideoConfig):
+    transformers.AutoModelForMaskGeneration.register(_config_class, _MODELS[_config_class], exist_ok=True)
     transformers.AutoImageProcessor.register(
         _config_class, image_processor_classes={"pil": SamVariantsImageProcessorPil}, exist_ok=True
     )

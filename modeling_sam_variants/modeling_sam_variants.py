@@ -5,7 +5,6 @@ from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForMaskGeneration
 from transformers import initialization as init
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -14,6 +13,7 @@ from sam_variants.configuration.configuration_sam_variants import SamVariantsCon
 from sam_variants.decoders.mask_decoder import DecodedMasks, MaskDecoder
 from sam_variants.decoders.prompt_encoder import PADDING_COORDINATE, PADDING_LABEL, PromptEncoder
 from sam_variants.encoders.encoder_table import build_image_encoder
+from sam_variants.hub.push_model import push_model
 from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.losses import segmentation_loss
 from sam_variants.outputs import ImageEncoderOutput, SamVariantsOutput
@@ -98,6 +98,60 @@ class SamVariantsModel(PretrainedPart):
         """
         nn.Module.to(self.image_encoder, dtype)
         return self
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        processor: Any = None,
+        card: Any = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: list[str] | str | None = None,
+    ) -> str:
+        """Push weights, configuration, processor, card and checksums to the Hub, in one commit.
+
+        The repository and the branch are created where they do not exist, shards of an earlier push are deleted, and a
+        card that somebody wrote is kept. Nothing is committed when nothing has changed.
+
+        Args:
+            repo_id: `owner/name`, or a name of your own.
+            processor: the model's; None makes the one that belongs to it.
+            card: a `ModelCard`, in place of any other.
+            commit_message, commit_description: of the commit.
+            private: who sees a repository that is created; None leaves it to the Hub.
+            token: None or True for that of `hf auth login` or HF_TOKEN.
+            revision: branch to commit to.
+            create_pr: open a pull request instead.
+            max_shard_size: largest size of one weights file, as a number of bytes or such as "5GB".
+            tags: further tags for the card.
+
+        Returns:
+            The address of the commit, a `CommitInfo`; when nothing has changed, of the one the repository stands at.
+
+        Raises:
+            ValueError: for a fused model, and without a token.
+            OSError: when the Hub refuses, or the repository was changed by someone else meanwhile.
+        """
+        return push_model(
+            self,
+            repo_id,
+            processor=processor,
+            card=card,
+            tags=[*(self.model_tags or []), *([tags] if isinstance(tags, str) else tags or [])],
+            token=token,
+            revision=revision,
+            max_shard_size=max_shard_size,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            create_pr=create_pr,
+        )
 
     def _embeddings_of(self, encoded: ImageEncoderOutput) -> Tensor | list[Tensor]:
         embedding, skips = self._decoder_maps(encoded)
@@ -236,7 +290,3 @@ def _takes(kind: type[SamVariantsModel], config: SamVariantsConfig) -> bool:
     """Whether a class is the one for a configuration."""
     config_class: Any = kind.config_class
     return config_class.model_type == config.model_type
-
-
-AutoModel.register(SamVariantsConfig, SamVariantsModel, exist_ok=True)
-AutoModelForMaskGeneration.register(SamVariantsConfig, SamVariantsModel, exist_ok=True)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForMaskGeneration
 from transformers import initialization as init
 
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
@@ -309,7 +308,3 @@ class SamVariantsVideoModel(VideoModelNames, SamVariantsModel):
     def _pointer(self, tokens: Tensor, is_visible: Tensor) -> Tensor:
         """Object pointers N×C of output tokens N×C; a fixed one for what is not visible (N×1 bool)."""
         return torch.where(is_visible, self.obj_ptr_proj(tokens), self.no_obj_ptr)
-
-
-AutoModel.register(SamVariantsVideoConfig, SamVariantsVideoModel, exist_ok=True)
-AutoModelForMaskGeneration.register(SamVariantsVideoConfig, SamVariantsVideoModel, exist_ok=True)

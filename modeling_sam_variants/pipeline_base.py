@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskGeneration, PreTrainedModel
 from transformers.pipelines.base import Pipeline
 
-from sam_variants.configuration.configuration_sam_variants import IMAGE_MODEL_TYPE, VIDEO_MODEL_TYPE
+from sam_variants.configuration.configuration_sam_variants import IMAGE_MODEL_TYPE, PIPELINE_MARK, VIDEO_MODEL_TYPE
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
 from sam_variants.processing.processor_for import processor_for
@@ -21,13 +21,16 @@ def is_ours(model: Any) -> bool:
 
 
 class PipelineOwnedModel(AutoModelForMaskGeneration):
-    """How `pipeline(task, model="a name")` loads a model: ours is marked, because nobody else holds it."""
+    """How `pipeline(task, model="a name")` loads a model: ours is marked, because nobody else holds it.
+
+    With a checkpoint's own code, its configuration marks it, because pipelines from there can't say how to load.
+    """
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> PreTrainedModel:
         model = super().from_pretrained(*args, **kwargs)
         if is_ours(model):
-            model.__dict__["_is_owned_by_pipeline"] = True
+            model.config.__dict__[PIPELINE_MARK] = True
         return model
 
 
@@ -49,7 +52,7 @@ def fitting_processor(model: SamVariantsModel, processor: SamVariantsProcessor |
 
 def fuse_if_owned(model: SamVariantsModel) -> dict[str, Tensor] | None:
     """Fuse a model that its pipeline loaded itself, and return the weights that it had; None for one of the user's."""
-    if not model.__dict__.pop("_is_owned_by_pipeline", False) or getattr(model, "hf_device_map", None) is not None:
+    if not model.config.__dict__.pop(PIPELINE_MARK, False) or getattr(model, "hf_device_map", None) is not None:
         return None
     weights = model.state_dict()
     model.fuse()

@@ -4,6 +4,8 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -12,6 +14,8 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from sam_variants.attention_interface import bind_attention
+from sam_variants.hub.saved_weights import settle_saved_weights
+from sam_variants.hub.weights_checks import check_index, explain_load_error, refuse_misfit
 from sam_variants.layers.layer_norm_2d import LayerNorm2d
 from sam_variants.layers.position_embedding_random import PositionEmbeddingRandom
 from sam_variants.layers.tiny_vit_attention import TinyAttention, attention_bias_indexes
@@ -31,6 +35,9 @@ VIDEO_PARTS = (
     "obj_ptr_tpos_proj",
 )
 
+# Six times SAM ViT-H.
+MAX_PARAMETERS = 4_000_000_000
+
 
 def other_parts(*own: str) -> list[str]:
     """Patterns of the parameters of a whole checkpoint that don't belong to the parts named."""
@@ -45,8 +52,12 @@ class PretrainedPart(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _is_fused = False
+    _saved_variant: str | None = None
 
     def post_init(self) -> None:
+        # Loading builds the model on the meta device first: what can't be real is refused before it takes memory.
+        if (size := sum(parameter.numel() for parameter in self.parameters())) > MAX_PARAMETERS:
+            raise ValueError(f"the configuration describes {size} parameters; at most {MAX_PARAMETERS} are allowed")
         bind_attention(self, self.config)
         super().post_init()
 
@@ -102,10 +113,61 @@ class PretrainedPart(PreTrainedModel):
             raise ValueError("the model is fused for inference; load it again to train it")
         return super().train(mode)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> Self:
+        """Load as transformers does, but completely or not at all.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub repository; None with `config=` and `state_dict=`.
+            *args, **kwargs: as for `PreTrainedModel.from_pretrained`. With `ignore_mismatched_sizes=True` weights that
+                are missing or have another shape are initialised instead.
+
+        Returns:
+            The model; with `output_loading_info=True` the model and that.
+
+        Raises:
+            OSError: when the repository can't be read, or a weights file in it is damaged.
+            ValueError: when weights are missing, or have another shape than the configuration says.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        check_index(pretrained_model_name_or_path, kwargs)
+        is_lenient = kwargs.pop("ignore_mismatched_sizes", False)
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+        except Exception as error:
+            explain_load_error(error, pretrained_model_name_or_path, kwargs)
+            raise
+        model, info = loaded
+        if not is_lenient:
+            refuse_misfit(info, cls.__name__, pretrained_model_name_or_path)
+        return loaded if wants_info else model
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Save as transformers does, with the weights' checksums in `SHA256SUMS`.
+
+        Raises:
+            ValueError: for a fused model.
+        """
         if self._is_fused:
             raise ValueError("the model is fused for inference and has no checkpoint; save it before calling fuse()")
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        given = signature(PreTrainedModel.save_pretrained).bind(self, save_directory, *args, **kwargs)
+        given.apply_defaults()
+        self._saved_variant = given.arguments["variant"]
+        result = super().save_pretrained(save_directory, *args, **kwargs)
+        if self.should_save_on_this_rank(given.arguments["is_main_process"]):
+            self._settle(save_directory)
+        return result
+
+    def _settle(self, folder: str | os.PathLike) -> None:
+        has_weights = not getattr(self, "_hf_peft_config_loaded", False)  # with adapters, they alone are saved
+        settle_saved_weights(Path(folder), self._saved_variant, has_weights)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Where transformers uploads what it saved: the checksums have to be there already."""
+        self._settle(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
 @contextmanager

@@ -165,7 +165,7 @@ class VideoModelNames:
         Raises:
             ValueError: a frame that isn't there, or a stream without prompts.
         """
-        if isinstance(pixel_values, InferenceSession):
+        if hasattr(pixel_values, "tracker"):  # the class may be that of another checkpoint's code
             pixel_values, inference_session = None, pixel_values
         if inference_session is not None:
             return video_frame(self, inference_session, frame_idx, frame, reverse)

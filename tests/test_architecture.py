@@ -42,11 +42,12 @@ class Room:
 BELOW_PARTS = {"configuration", "layers", "outputs", "pretrained_part"}
 ROOMS = {
     "configuration": Room({"transformers", "huggingface_hub"}, set()),
+    "hub": Room({"torch", "transformers", "huggingface_hub", "safetensors"}, {"configuration", "processing"}),
     "layers": Room({"torch"}, set()),
     "outputs": Room({"torch", "transformers"}, set()),
     "losses": Room({"torch"}, set()),
     "attention_interface": Room({"torch", "transformers"}, {"layers"}),
-    "pretrained_part": Room({"torch", "transformers"}, {"attention_interface", "layers"}),
+    "pretrained_part": Room({"torch", "transformers", "safetensors"}, {"attention_interface", "hub", "layers"}),
     "encoders": Room({"torch", "transformers"}, BELOW_PARTS),
     "decoders": Room({"torch", "transformers"}, BELOW_PARTS),
     "memory": Room({"torch", "transformers"}, BELOW_PARTS),
@@ -61,7 +62,7 @@ ROOMS = {
     "results": Room(ARRAYS, {"mask_codecs", "mask_drawing", "mask_fields", "mask_storage", "result_keys"}),
     "mask_generation": Room(ARRAYS, {"mask_codecs", "mask_runs", "results"}),
     "processing": Room(
-        ARRAYS | {"transformers", "av"},
+        ARRAYS | {"transformers", "huggingface_hub", "av"},
         {"configuration", "mask_codecs", "mask_generation", "mask_regions", "mask_runs", "results"},
     ),
     "tracked_objects": Room({"torch"}, {"mask_regions", "memory"}),
@@ -74,7 +75,7 @@ ROOMS = {
     "modeling": Room(
         ARRAYS | {"transformers"},
         BELOW_PARTS
-        | {"losses", "encoders", "decoders", "memory", "prompt_checks", "transformers_video", "video_session"},
+        | {"hub", "losses", "encoders", "decoders", "memory", "prompt_checks", "transformers_video", "video_session"},
     ),
 }
 BELOW_SCRIPTS = {*ROOMS, "checkpoint_layouts", "top"}

@@ -13,7 +13,6 @@ from inventories import INVENTORIES, SAM2_SIZES, inventory, shapes_of, stand_ins
 from transformers import AutoModel, SamConfig
 
 from sam_variants.checkpoint_layouts.detect_preset import detect_config
-from sam_variants.checkpoint_layouts.known_checkpoints import CHECKPOINTS
 from sam_variants.checkpoint_layouts.layout_table import LAYOUTS, layout_of, layout_of_model_type
 from sam_variants.checkpoint_layouts.layout_transformers_sam import (
     config_from_transformers_sam,
@@ -21,6 +20,7 @@ from sam_variants.checkpoint_layouts.layout_transformers_sam import (
     mlp_ratio_for,
 )
 from sam_variants.checkpoint_layouts.renames import Drop, LinearStack, Omit, RenameTable, Row, Stack, shorten
+from sam_variants.configuration.known_checkpoints import CHECKPOINTS
 from sam_variants.configuration.presets import PRESETS, config_for
 
 PAIRS = {"sam_vit_b": "hf_sam_vit_base", "sam_vit_l": "hf_sam_vit_large", "sam_vit_h": "hf_sam_vit_huge"}

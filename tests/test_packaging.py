@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 FOLDERS: dict[str, str] = SETUPTOOLS["package-dir"]
+EXTRAS_OF = {"hub_scripts": ("train",), "spaces_demo": ("demo",)}
 DISTRIBUTION_OF = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
 
 
@@ -110,7 +111,7 @@ def test_the_constraints_name_no_local_build() -> None:
 
 def test_every_import_is_a_declared_dependency() -> None:
     for folder in FOLDERS.values():
-        extras = ("train",) if folder == "hub_scripts" else ()
+        extras = EXTRAS_OF.get(folder, ())
         assert imported_distributions(ROOT / folder) <= set(requirements(*extras)), folder
 
 

@@ -10,17 +10,9 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from sam_variants.checkpoint_layouts.detect_preset import detect_config
 from sam_variants.checkpoint_layouts.layout_table import LAYOUTS, layout_of, layout_of_model_type
@@ -32,21 +24,22 @@ from sam_variants.checkpoint_layouts.read_checkpoint import (
     read_weights_folder,
 )
 from sam_variants.checkpoint_layouts.renames import shorten
+from sam_variants.configuration.configuration_base import VERSION_FIELD, check_values, upgrade_hint
 from sam_variants.configuration.presets import config_for
+from sam_variants.hub.checksums import CHECKSUMS_FILE, verify_files
+from sam_variants.hub.hub_errors import hub_reason
 
 OWN_MODEL_TYPE = "sam_variants"
-REPO_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
-
-HUB_REASONS: dict[type[Exception], str] = {
-    LocalEntryNotFoundError: "there is no network (or HF_HUB_OFFLINE is set), and it was not downloaded before",
-    OfflineModeIsEnabled: "HF_HUB_OFFLINE is set, and it was not downloaded before",
-    GatedRepoError: "it is gated; ask for access on its page and log in with `hf auth login`",
-    RepositoryNotFoundError: "it does not exist, or it is private and needs `hf auth login`",
-    EntryNotFoundError: "it has no such file",
-}
+REPO_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", CHECKSUMS_FILE)
 
 
-def load_checkpoint(path_or_repo: str | PathLike[str], preset: str | PreTrainedConfig | None = None) -> PreTrainedModel:
+def load_checkpoint(
+    path_or_repo: str | PathLike[str],
+    preset: str | PreTrainedConfig | None = None,
+    *,
+    verify: bool = False,
+    revision: str | None = None,
+) -> PreTrainedModel:
     """Load weights of any layout of the family as one of our models, completely or not at all.
 
     Args:
@@ -55,6 +48,9 @@ def load_checkpoint(path_or_repo: str | PathLike[str], preset: str | PreTrainedC
             or ours), a Hub repository (`"facebook/sam2.1-hiera-tiny"`), or a file in one (`"owner/name/file.pth"`).
         preset: name in `PRESETS`, or a configuration, of the architecture. By default it comes from config.json beside
             the weights, else from their names and shapes.
+        verify: first compare the sha256 of the weights with `SHA256SUMS` beside them, with what the Hub said when they
+            were downloaded, and with the published one of an official file; refuse what has none of these.
+        revision: branch, tag or commit of a Hub repository.
 
     Returns:
         The model in evaluation mode, on the CPU, in the dtype of the weights: a `SamVariantsVideoModel` for SAM 2 and
@@ -63,16 +59,19 @@ def load_checkpoint(path_or_repo: str | PathLike[str], preset: str | PreTrainedC
     Raises:
         FileNotFoundError: when a file does not exist.
         OSError: when a Hub repository cannot be read.
-        ValueError: when the content is no checkpoint, holds code, or does not fit the configuration key by key.
+        ValueError: when the content is no checkpoint, holds code, does not fit the configuration key by key, or is not
+            what its checksum says; for the revision of something that is no Hub repository.
     """
     config = config_for(preset) if isinstance(preset, str) else preset
     if config is not None and not isinstance(config, PreTrainedConfig):
         raise TypeError(f"preset must be a preset's name or a configuration, got {type(preset).__name__}")
-    path, source = find_locally(path_or_repo)
+    path, source = find_locally(path_or_repo, revision)
+    if verify:
+        verify_files(path)
     values = config_beside(path)
     is_ours = str(values.get("model_type", "")).startswith(OWN_MODEL_TYPE)
     if values and config is None:
-        config = AutoConfig.for_model(**values) if is_ours else foreign_config(values, source)
+        config = own_config(values, source) if is_ours else foreign_config(values, source)
     tensors = read_weights_folder(path) if path.is_dir() else read_checkpoint(path)
     if not is_ours:
         tensors = layout_of(tensors, source).table.to_ours(tensors)
@@ -86,6 +85,18 @@ def config_beside(path: Path) -> dict[str, Any]:
     belongs = path.is_dir() or path.name in WHOLE_NAMES
     config_path = (path if path.is_dir() else path.parent) / "config.json"
     return read_json(config_path) if belongs and config_path.is_file() else {}
+
+
+def own_config(values: dict[str, Any], source: str) -> PreTrainedConfig:
+    """The configuration of a config.json that this package wrote."""
+    check_values(values, f"config.json of {source}")
+    model_type = values["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"config.json of {source} has model_type={model_type!r}, which is unknown here"
+            f"{upgrade_hint(values.get(VERSION_FIELD))}"
+        )
+    return CONFIG_MAPPING[model_type].from_dict(values)
 
 
 def foreign_config(values: dict[str, Any], source: str) -> PreTrainedConfig | None:
@@ -153,11 +164,13 @@ def check_fit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple
         raise ValueError(f"{source} does not fit the configuration, nothing was loaded; keys {'; '.join(told)}")
 
 
-def find_locally(path_or_repo: str | PathLike[str]) -> tuple[Path, str]:
+def find_locally(path_or_repo: str | PathLike[str], revision: str | None = None) -> tuple[Path, str]:
     """The file or folder on this machine, downloaded when it is a Hub repository, and what to call it in messages."""
     name = str(path_or_repo)
     path = Path(path_or_repo).expanduser()
     if path.exists():
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} is for Hub repositories, and {name!r} is on this machine")
         return path, repr(name)
     parts = name.split("/")
     in_repo = len(parts) > 2 and name.endswith(WEIGHT_SUFFIXES)
@@ -166,22 +179,30 @@ def find_locally(path_or_repo: str | PathLike[str]) -> tuple[Path, str]:
         raise FileNotFoundError(f"there is no checkpoint file or folder {name!r}")
     try:
         if in_repo:
-            return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]))), repr(name)
-        return download_repo(name), repr(name)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        known = next((reason for kind, reason in HUB_REASONS.items() if isinstance(error, kind)), None)
-        reason = known or " ".join(str(error).split())
-        raise OSError(f"{name!r} is no local path, and the Hub repository cannot be read: {reason}") from error
+            return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]), revision=revision)), repr(name)
+        return download_repo(name, revision), repr(name)
+    except Exception as error:  # the client lets errors of its HTTP library through, which are of no common kind
+        if isinstance(error, ValueError) and not isinstance(error, OSError | HFValidationError):
+            raise
+        at = "" if revision is None else f" at revision {revision!r}"
+        reason = hub_reason(error)
+        raise OSError(f"{name!r} is no local path, and the Hub repository{at} cannot be read: {reason}") from error
 
 
-def download_repo(repo: str) -> Path:
+def download_repo(repo: str, revision: str | None = None) -> Path:
     """Download a repository's config and weights: safetensors where it has them, else its only other weights file."""
-    folder = Path(snapshot_download(repo, allow_patterns=list(REPO_FILES)))
+    folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(REPO_FILES)))
     if any(folder.glob("*.safetensors")):
         return folder
-    files = [name for name in list_repo_files(repo) if name.endswith(WEIGHT_SUFFIXES)]
+    cached = [path.name for path in folder.glob("*") if path.suffix in WEIGHT_SUFFIXES]
+    try:
+        files = [name for name in list_repo_files(repo, revision=revision) if name.endswith(WEIGHT_SUFFIXES)]
+    except Exception:  # of any kind, see above; without the Hub, what was downloaded before will do
+        if len(cached) != 1:
+            raise
+        files = cached
     if len(files) != 1:
         choices = ", ".join(f"{repo}/{name}" for name in files) or "none"
         raise ValueError(f"the Hub repository {repo!r} must hold one weights file; name one of those it has: {choices}")
-    path = Path(hf_hub_download(repo, files[0]))
+    path = Path(hf_hub_download(repo, files[0], revision=revision))
     return path.parent if (path.parent / "config.json").is_file() else path

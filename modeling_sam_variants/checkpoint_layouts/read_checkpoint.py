@@ -7,7 +7,6 @@ import json
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sam_variants.checkpoint_layouts.refuse_hostile import (
+    MAX_JSON_BYTES,
+    check_archive,
+    check_tensors,
+    refuse_impostors,
+)
 from sam_variants.checkpoint_layouts.renames import shorten
+from sam_variants.hub.weights_checks import check_weight_map
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
+MAX_WRAPPERS = 10
 PREFIXES = ("module.", "model.", "_orig_mod.")
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -57,8 +64,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         head = file.read(512)
     refuse_impostors(path, head)
-    content: Any = read_safetensors(path) if looks_like_safetensors(head) else read_torch(path)
-    return strip_prefixes(unwrap(content, path))
+    content: Any = read_safetensors(path) if looks_like_safetensors(head) else read_torch(path, head)
+    tensors = unwrap(content, path)
+    check_tensors(tensors, path)
+    return strip_prefixes(tensors)
 
 
 def read_weights_folder(folder: Path) -> dict[str, Tensor]:
@@ -87,13 +96,9 @@ def read_weights_folder(folder: Path) -> dict[str, Tensor]:
 
 def read_shards(index_path: Path) -> dict[str, Tensor]:
     """Read every shard that a sharded checkpoint's index names, and check that each key is where it says."""
-    weight_map = read_json(index_path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{str(index_path)!r} has no 'weight_map', so its shards are unknown")
+    weight_map = check_weight_map(read_json(index_path).get("weight_map"), index_path)
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(weight_map.values())):
-        if Path(name).name != name:
-            raise ValueError(f"{str(index_path)!r} names the shard {name!r}; shards lie beside the index")
         shard = read_checkpoint(index_path.parent / name)
         expected = {key for key, shard_name in weight_map.items() if shard_name == name}
         if set(shard) != expected:
@@ -106,28 +111,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: when the file is not JSON or not an object.
+        ValueError: when the file is not JSON or not an object, or is larger or deeper than any that is meant.
     """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{str(path)!r} has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are read")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} must hold a JSON object, found {type(content).__name__}")
     return content
-
-
-def refuse_impostors(path: Path, head: bytes) -> None:
-    """Raise for the usual things that get saved under a checkpoint's name, judged by the first bytes."""
-    text = head.lstrip().lower()
-    if not head:
-        raise ValueError(f"the checkpoint {str(path)!r} is empty; download it again")
-    if text.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{str(path)!r} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(
-            f"{str(path)!r} is a web page, not a checkpoint: the download link gave a page; download again"
-        )
 
 
 def looks_like_safetensors(head: bytes) -> bool:
@@ -143,11 +137,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{str(path)!r} is a truncated or corrupt safetensors file ({error})") from error
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path, head: bytes) -> Any:
     """Read a file written by `torch.save`, refusing everything but tensors and plain data."""
-    is_zip = zipfile.is_zipfile(path)
-    if is_zip:
-        refuse_torchscript(path)
+    is_zip = check_archive(path, head)
     try:
         with torch.serialization.safe_globals(PLAIN_DATA), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with a file is said once, by the error below
@@ -166,20 +158,15 @@ def read_torch(path: Path) -> Any:
         raise ValueError(f"{str(path)!r} is not a checkpoint or is truncated ({reason})") from error
 
 
-def refuse_torchscript(path: Path) -> None:
-    """Raise for a TorchScript archive, which is a program and not a state dict."""
-    with zipfile.ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise ValueError(f"{str(path)!r} is a TorchScript archive: it holds code and was not run")
-
-
 def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     """Find the state dict in what a checkpoint file holds.
 
     Raises:
         ValueError: when there is none, or when it holds something other than tensors.
     """
-    while isinstance(content, Mapping):
+    for _ in range(MAX_WRAPPERS):  # one that holds itself has no end
+        if not isinstance(content, Mapping):
+            break
         inner = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
         if len(inner) > 1:
             raise ValueError(f"{str(path)!r} holds several state dicts, under {inner}; save the one you want alone")

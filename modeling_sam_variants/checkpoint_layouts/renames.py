@@ -172,6 +172,11 @@ class RenameTable:
         self._check_used(rows, used, "theirs")
         return renamed
 
+    def dropped(self, keys: Iterable[str]) -> dict[str, str]:
+        """The foreign keys that `to_ours` leaves behind, each with the reason why nothing is lost."""
+        drops = [(compile_pattern(row.theirs), row.reason) for row in self.rows if isinstance(row, Drop)]
+        return {key: reason for key in keys for pattern, reason in drops if pattern.fullmatch(key)}
+
     def to_theirs(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename our state dict to the foreign layout; the inverse of `to_ours` but for dropped and omitted keys.
 

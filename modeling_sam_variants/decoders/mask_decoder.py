@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers.activations import ACT2CLS
 from transformers.utils.output_capturing import OutputRecorder
 
@@ -326,6 +325,3 @@ def _add_per_image(x: Tensor, feature: Tensor) -> Tensor:
     """Add maps of B images to those of N = B·P objects without repeating them."""
     num_images = feature.shape[0]
     return (x.unflatten(0, (num_images, -1)) + feature[:, None]).flatten(0, 1)
-
-
-AutoModel.register(MaskDecoderConfig, MaskDecoder, exist_ok=True)

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers.activations import ACT2CLS
 
 from sam_variants.configuration.configuration_prompt_encoder import PromptEncoderConfig
@@ -204,6 +203,3 @@ class PromptEncoder(PretrainedPart):
         if not tokens:
             return PromptEmbeddings(None, dense, None)
         return PromptEmbeddings(torch.cat(tokens, dim=1), dense, torch.cat(validity, dim=1))
-
-
-AutoModel.register(PromptEncoderConfig, PromptEncoder, exist_ok=True)

@@ -6,7 +6,6 @@ from typing import Any, Unpack
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers import initialization as init
 from transformers.activations import ACT2CLS
 from transformers.utils import TransformersKwargs
@@ -109,6 +108,3 @@ class ImageEncoder(ImageEncoderBase):
             high_resolution_features=tuple(kept[:-1]),
             hidden_states=None if maps is None else tuple(maps),
         )
-
-
-AutoModel.register(HieraConfig, ImageEncoder, exist_ok=True)

@@ -4,7 +4,6 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers import initialization as init
 from transformers.activations import ACT2CLS
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -186,6 +185,3 @@ class TinyViT(ImageEncoderBase):
             high_resolution_features=tuple(skips) or None,
             hidden_states=tuple(maps) if output_hidden_states else None,
         )
-
-
-AutoModel.register(TinyViTConfig, TinyViT, exist_ok=True)

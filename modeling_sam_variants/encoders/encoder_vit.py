@@ -6,7 +6,6 @@ from typing import Any, Unpack
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers import initialization as init
 from transformers.activations import ACT2CLS
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -123,6 +122,3 @@ class ImageEncoderViT(ImageEncoderBase):
             last_hidden_state=self.neck(x_bchw),
             hidden_states=tuple(maps) if output_hidden_states else None,
         )
-
-
-AutoModel.register(ImageEncoderViTConfig, ImageEncoderViT, exist_ok=True)

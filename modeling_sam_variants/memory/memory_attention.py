@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers.activations import ACT2CLS
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.output_capturing import OutputRecorder
@@ -124,6 +123,3 @@ def _check_position(name: str, position: Tensor | None, tokens: Tensor) -> None:
     shape = tuple(tokens.shape)
     if tuple(position.shape) not in (shape, (1, *shape[1:])):
         raise ValueError(f"{name} has shape {tuple(position.shape)}, expected {shape} or 1 instead of {shape[0]}")
-
-
-AutoModel.register(MemoryAttentionConfig, MemoryAttention, exist_ok=True)

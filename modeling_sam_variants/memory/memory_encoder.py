@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers import initialization as init
 from transformers.activations import ACT2CLS
 
@@ -100,6 +99,3 @@ class MemoryEncoder(PretrainedPart):
                 f"pix_feat is for {pix_feat.shape[0]} objects and masks for {masks.shape[0]}: they must be equal, or "
                 "pix_feat for 1"
             )
-
-
-AutoModel.register(MemoryEncoderConfig, MemoryEncoder, exist_ok=True)

@@ -13,6 +13,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.utils import logging
 
+from sam_variants.configuration.remote_code import without_remote_code
 from sam_variants.mask_regions import clean_masks
 from sam_variants.mask_runs import MaskGeometry
 from sam_variants.processing.coordinates import longest_side_shape
@@ -112,7 +113,7 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
         clashing = [key for key in SIZE_KEYS if key in kwargs]
         if image_size is not None and clashing:
             raise ValueError(f"image_size={image_size} sets {SIZE_KEYS} together; leave out {clashing}")
-        super().__init__(**kwargs)
+        super().__init__(**without_remote_code(type(self), kwargs))
         if image_size is not None:
             self._retarget(image_size)
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
+from transformers import AutoConfig
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
 
 from sam_variants.processing.image_fitting import height_width, size_list
 from sam_variants.processing.image_processing_sam_variants import SamVariantsImageProcessorPil
 from sam_variants.processing.inference_session import VideoSessionNames
 from sam_variants.processing.mask_prompts import ImageGeometry
+from sam_variants.processing.preprocessing import image_processor_for
 from sam_variants.processing.prompts import prompt_arrays
+
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
+IMAGE_SETTINGS = tuple(SamVariantsImageProcessorPil.valid_kwargs.__annotations__)
+
+logger = logging.get_logger(__name__)
 
 
 class SamVariantsProcessor(VideoSessionNames, ProcessorMixin):
@@ -28,6 +40,23 @@ class SamVariantsProcessor(VideoSessionNames, ProcessorMixin):
         if image_size is not None:
             image_processor = image_processor.updated(image_size=image_size)
         super().__init__(image_processor)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does; without a saved processor, the one that belongs to the model's config.json.
+
+        Raises:
+            OSError: when neither can be read.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError:
+            config = config_without_processor(pretrained_model_name_or_path, kwargs)
+            if config is None:
+                raise
+        changes = {name: kwargs[name] for name in (*IMAGE_SETTINGS, "image_size") if name in kwargs}
+        image_processor = image_processor_for(config)
+        return cls(image_processor.updated(**changes) if changes else image_processor)
 
     def __call__(
         self,
@@ -117,6 +146,44 @@ class SamVariantsProcessor(VideoSessionNames, ProcessorMixin):
         """Every name that a call may return."""
         prompts = ["input_points", "input_labels", "input_boxes", "input_masks"]
         return [*self.image_processor.model_input_names, *prompts]
+
+
+def config_without_processor(source: Any, options: dict[str, Any]) -> Any:
+    """The configuration in a folder or Hub repository that has no saved processor; None where it may have one.
+
+    Args:
+        source: the folder or repository.
+        options: keyword arguments of `from_pretrained`.
+    """
+    hub_options = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    try:
+        if not all(is_missing(str(source), name, hub_options) for name in PROCESSOR_FILES):
+            return None
+        config = AutoConfig.from_pretrained(source, **hub_options)
+    except (OSError, ValueError):  # no such repository, or no config.json: then the first error says more
+        return None
+    if not str(config.model_type).startswith("sam_variants"):
+        return None
+    logger.warning(f"{str(source)!r} has no {PROCESSOR_FILES[0]}; the processor follows from its config.json")
+    return config
+
+
+def is_missing(source: str, name: str, hub_options: dict[str, Any]) -> bool:
+    """Whether a folder or Hub repository is known not to have a file; one that can't be reached may have it."""
+    if Path(source).is_dir():
+        return not (Path(source) / hub_options.get("subfolder", "") / name).is_file()
+    folder = hub_options.get("subfolder")
+    name = f"{folder}/{name}" if folder else name
+    places = {key: hub_options[key] for key in ("cache_dir", "revision") if key in hub_options}
+    if try_to_load_from_cache(source, name, **places) is _CACHED_NO_EXIST:
+        return True
+    try:
+        hf_hub_download(source, name, **places, token=hub_options.get("token"))
+    except EntryNotFoundError as error:
+        return not isinstance(error, LocalEntryNotFoundError)
+    except Exception:  # of any kind: the client lets errors of its HTTP library through
+        return False
+    return False
 
 
 def image_geometries(
