@@ -1,0 +1,161 @@
+"""What `sam-variants convert` writes: our repository, the authors' file, or transformers' folder; each read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+from huggingface_hub import ModelCard
+from torch import Tensor
+
+from sam_variants.checkpoint_layouts.layout_table import LAYOUTS
+from sam_variants.checkpoint_layouts.read_checkpoint import read_checkpoint, read_weights_folder
+from sam_variants.checkpoint_layouts.renames import shorten
+from sam_variants.checkpoint_layouts.write_checkpoint import (
+    official_state_dict,
+    published_as,
+    transformers_layout,
+    write_official,
+    write_transformers,
+)
+from sam_variants.hub.checksums import update_checksums
+from sam_variants.hub.model_card import model_card
+from sam_variants.hub.repo_files import CARD_FILE
+from sam_variants.hub.repo_folder import write_repo_folder
+from sam_variants.hub_scripts.convert_source import OURS, Source
+from sam_variants.hub_scripts.export_remote_code import export_remote_code
+
+
+class Target(StrEnum):
+    """What can be written."""
+
+    ours = "ours"
+    official = "official"
+    transformers = "transformers"
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How it is written.
+
+    Attributes:
+        max_shard_size: weights above are split; as in `save_pretrained`.
+        licence: SPDX identifier for the card; None for that of the published weights.
+        with_code: put the package's code beside the weights, for `trust_remote_code`.
+    """
+
+    max_shard_size: str = "50GB"
+    licence: str | None = None
+    with_code: bool = False
+
+
+def write_ours(source: Source, folder: Path, options: WriteOptions) -> None:
+    """Write a complete repository: config, weights, processor, card, checksums, and the code if that is wanted."""
+    card = card_for(source, options)
+    write_repo_folder(
+        source.model, folder, processor=source.processor, card=card, max_shard_size=options.max_shard_size
+    )
+    if options.with_code:
+        export_remote_code(folder)
+
+
+def card_for(source: Source, options: WriteOptions) -> ModelCard:
+    """The card of a repository of ours stays; any other checkpoint gets one that says where it comes from."""
+    path, origin = source.path / CARD_FILE, source.origin
+    if source.layout == OURS and path.is_file():
+        card = ModelCard.load(path)
+        card.data.license = options.licence or card.data.license
+        return card
+    return model_card(
+        source.model,
+        license=options.licence or (origin.licence.lower() if origin else None),
+        base_model=origin.hub_repo if origin else None,
+        source=f"{source.path.name} ({source.layout_name})",
+        with_code=options.with_code,
+    )
+
+
+def write_authors_file(source: Source, folder: Path, options: WriteOptions) -> None:
+    """Write the file that the authors' own code loads, and its checksum."""
+    path = folder / official_name(source)
+    write_official(source.model, path)
+    update_checksums(folder, [path.name])
+
+
+def write_their_folder(source: Source, folder: Path, options: WriteOptions) -> None:
+    """Write what transformers' own class loads, and the checksums of the weights."""
+    write_transformers(source.model, source.processor, folder, options.max_shard_size)
+    update_checksums(folder, [path.name for path in sorted(folder.glob("*.safetensors"))])
+
+
+def official_name(source: Source) -> str:
+    """The file's name: never a published one, because PyTorch does not write the same bytes again."""
+    stem = source.preset or source.path.resolve().stem
+    return stem + published_as(source.model.config).suffix
+
+
+def read_official(source: Source, folder: Path) -> dict[str, Tensor]:
+    table = LAYOUTS[published_as(source.model.config).official].table
+    return table.to_ours(read_checkpoint(folder / official_name(source)))
+
+
+def read_theirs(source: Source, folder: Path) -> dict[str, Tensor]:
+    return LAYOUTS[transformers_layout(source.model.config)].table.to_ours(read_weights_folder(folder))
+
+
+WRITERS: dict[Target, Callable[[Source, Path, WriteOptions], None]] = {
+    Target.ours: write_ours,
+    Target.official: write_authors_file,
+    Target.transformers: write_their_folder,
+}
+READERS: dict[Target, Callable[[Source, Path], dict[str, Tensor]]] = {
+    Target.ours: lambda source, folder: read_weights_folder(folder),
+    Target.official: read_official,
+    Target.transformers: read_theirs,
+}
+# What must be possible, asked before anything slow happens.
+CHECKS: dict[Target, Callable[[Source], object]] = {
+    Target.ours: lambda source: None,
+    Target.official: lambda source: official_state_dict(source.model),
+    Target.transformers: lambda source: transformers_layout(source.model.config),
+}
+
+
+def check_target(source: Source, target: Target) -> None:
+    """Raise ValueError when an architecture cannot be written so."""
+    CHECKS[target](source)
+
+
+def write_target(source: Source, target: Target, folder: Path, options: WriteOptions) -> None:
+    """Write a checkpoint into an empty folder, read it back, and compare every tensor with what the source stores.
+
+    Raises:
+        ValueError: when the architecture cannot be written so.
+        OSError: when what was written is not what was read.
+    """
+    WRITERS[target](source, folder, options)
+    compare_tensors(source.tensors, READERS[target](source, folder), source.model.dtype)
+
+
+def compare_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Raise OSError unless all tensors are equal bit for bit, once the expected ones are in the written dtype."""
+    if expected.keys() != found.keys():
+        raise OSError(f"these tensors were not written as they are: {shorten(expected.keys() ^ found.keys())}")
+    wrong = [name for name, tensor in expected.items() if not same_bits(as_written(tensor, dtype), found[name])]
+    if wrong:
+        raise OSError(f"{len(wrong)} tensors were not written as they are: {shorten(wrong)}")
+
+
+def as_written(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same bytes; NaN too, which is not equal to itself."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    bytes_of = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+    return torch.equal(*bytes_of)
