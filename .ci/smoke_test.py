@@ -116,12 +116,32 @@ def check_video(photo: Path) -> None:
     check(12 < moved < 28, f"the coin moved by {moved} pixels instead of 20")
 
 
+def check_repositories() -> None:
+    """The wheel can write a repository folder with its own code in it, and a Space that carries the package."""
+    command = Path(sys.executable).parent / "sam-variants"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "repository"
+        checkpoint = sam_variants.default_checkpoint()
+        subprocess.run([command, "convert", checkpoint, "--out", folder, "--with-code"], check=True, timeout=300)
+        sam_variants.load_checkpoint(folder, verify=True)
+        check((folder / "modeling_sam_variants.py").is_file(), "the code was not written into the repository folder")
+        check("auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")), "no auto_map")
+    options = ["--dry-run", "--json"]
+    space = subprocess.run(
+        [command, "push-space", "me/demo", *options], check=True, timeout=300, capture_output=True, text=True
+    )
+    names = {file["path"] for file in json.loads(space.stdout)["files"]}
+    needed = {"app.py", "README.md", "examples/coins.jpg", "sam_variants/weights/model.safetensors"}
+    check(needed <= names, f"the Space lacks {needed - names}")
+
+
 def main() -> None:
     photo = check_installation(Path(sys.argv[1]).resolve())
     check_model(photo)
     check_command(photo)
     check_everything(photo)
     check_video(photo)
+    check_repositories()
     print("smoke test passed")
 
 
