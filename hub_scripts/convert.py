@@ -57,7 +57,7 @@ def convert(
     ] = False,
     dtype: Annotated[
         StoredDtype | None,
-        typer.Option("--dtype", help="Store the weights in another precision.", show_default="as they are"),
+        typer.Option("--dtype", help="Store the weights in another precision.", show_default="what they load in"),
     ] = None,
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", metavar="SIZE", help="Split weights above, such as 1GB.")

@@ -14,7 +14,9 @@ LONGEST_LIST = 10
 
 def print_report(report: dict[str, Any]) -> None:
     """Tell a person what was read, what it is, and what was written."""
-    table = Table(Column("", no_wrap=True), Column("", overflow="fold"), show_header=False, title=report["checkpoint"])
+    # Without a box a sha256 fits into 80 columns, and can be copied.
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
+    table.add_row("checkpoint", report["checkpoint"])
     for name, value in rows(report):
         table.add_row(name, value)
     Console(markup=False, emoji=False).print(table)  # file names may look like markup
@@ -27,7 +29,8 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """The lines of the table: what → how it is."""
     parts = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in report["parameters"].items() if number)
     found = [("layout", report["layout"]), ("architecture", architecture(report)), ("model", report["model_class"])]
-    found += [("sha256", f"{file['sha256']} {evidence(file)}") for file in report["files"]]
+    for file in report["files"]:
+        found += [("sha256", file["sha256"]), ("", evidence(file))]
     found += [("licence", licence(report))] if report["to"] == "ours" else []
     found += [("parameters", parts), ("stored in", precision(report))]
     found += [("dropped", line) for line in dropped(report["dropped"])]
@@ -43,8 +46,8 @@ def architecture(report: dict[str, Any]) -> str:
 def evidence(file: dict[str, Any]) -> str:
     """What a checksum says."""
     if file["published"] is not None:
-        return f"= the published {file['published']}"
-    return f"= {file['equals']}" if file["equals"] else "(not a published file)"
+        return f"that of the published {file['published']}"
+    return f"as {file['equals']} states" if file["equals"] else "not a published file"
 
 
 def licence(report: dict[str, Any]) -> str:

@@ -108,7 +108,7 @@ def test_the_published_file_is_known_by_its_content(tmp_path: Path, monkeypatch:
     assert "base_model: facebook/sam-vit-base" in card
     other = path.rename(tmp_path / "renamed.bin")
     assert report_of(other, "--out", tmp_path / "renamed")["licence"] == known.licence
-    assert "= the published published.pth" in unwrapped(run("convert", other, "--out", tmp_path / "shown").stdout)
+    assert "that of the published published.pth" in unwrapped(run("convert", other, "--out", tmp_path / "shown").stdout)
 
 
 def unwrapped(text: str) -> str:
