@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -11,6 +12,8 @@ from local_hub_http import Request, Response, route
 from local_hub_repos import KINDS, Commit, HubError, Repo, StoredFile, front_matter
 
 REPO = "/api/{kinds}/{owner}/{name}"
+BRANCH_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
+COMMIT_NAME = re.compile(r"[0-9a-f]{40}")
 
 
 @route("GET", "/api/whoami-v2")
@@ -242,6 +245,9 @@ def delete_ref(request: Request, ref: str) -> Response:
 
 @route("POST", REPO + "/branch/{branch}")
 def create_branch(request: Request) -> Response:
+    name = request.arguments["branch"]
+    if not BRANCH_NAME.fullmatch(name) or COMMIT_NAME.fullmatch(name) or name.startswith("refs/"):
+        raise HubError(400, message=f"{name!r} can't be the name of a branch")
     start = request.json().get("startingPoint") or "main"
     return add_ref(request, f"refs/heads/{request.arguments['branch']}", start)
 

@@ -109,7 +109,11 @@ def without_package(root: Path) -> Checks:
         yield f"answers {repo.name}", lambda repo=repo: compare(repo, root / "expected" / f"{repo.name}.pt")
     yield "without av", lambda: no_video_library(video, root / "clip.mp4")
     yield "fused", lambda: pipeline("mask-generation", model=str(image), **TRUST).model._is_fused
-    yield "answers hub", lambda: compare("me/tiny_vit", root / "expected" / "tiny_vit.pt")
+    for repo in repos:
+        yield (
+            f"answers hub {repo.name}",
+            lambda repo=repo: compare(f"me/{repo.name}", root / "expected" / f"{repo.name}.pt"),
+        )
     yield "save video", lambda: save_again(video, root / "saved" / "video")
     yield "saved video", lambda: compare(root / "saved" / "video", root / "expected" / "video.pt")
     yield "save hub", lambda: save_again("me/tiny_vit", root / "saved" / "hub")

@@ -340,3 +340,10 @@ def test_damaged_files(damage: dict[str, Any], expected: bytes, is_xet: bool, hu
 
 def mismatches() -> list[dict[str, str]]:
     return HfApi().verify_repo_checksums("me/a").mismatches
+
+
+@pytest.mark.parametrize("name", ["two words", "0" * 40, "refs/pr/9"])
+def test_what_can_be_no_branch_is_refused(hub: LocalHub, name: str) -> None:
+    hub.put("me/tiny", {"config.json": b"{}"})
+    with pytest.raises(HfHubHTTPError, match="can't be the name of a branch"):
+        HfApi().create_branch("me/tiny", branch=name)

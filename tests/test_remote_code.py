@@ -16,6 +16,7 @@ from remote_code_answers import answers, differing, loaded
 from tiny import TINY_VISION, save_tiny, save_tiny_video
 from transformers import AutoModel, AutoProcessor, pipeline
 
+from sam_variants.configuration.configuration_sam_variants import PIPELINE_MARK, SamVariantsConfig
 from sam_variants.hub_scripts.export_remote_code import DOOR, MARK, code_files, export_remote_code
 from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline
 from sam_variants.modeling_sam_variants import SamVariantsModel
@@ -54,10 +55,10 @@ def run_section(section: str, root: Path, hub: LocalHub) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def served(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
-    """A Hub with one of the checkpoints."""
+    """A Hub with the checkpoints."""
     with local_hub(tmp_path_factory.mktemp("huggingface")) as hub:
-        files = (root / "repos" / "tiny_vit").iterdir()
-        hub.put("me/tiny_vit", {path.name: path.read_bytes() for path in files})
+        for name in REPOS:
+            hub.put(f"me/{name}", {path.name: path.read_bytes() for path in (root / "repos" / name).iterdir()})
         yield hub
 
 
@@ -91,8 +92,9 @@ def test_a_local_folder_is_loaded_once(without_package: dict[str, Any], name: st
     assert module.endswith(f".{DOOR}")
 
 
-def test_the_code_works_from_a_hub(without_package: dict[str, Any]) -> None:
-    assert value(without_package, "answers hub")["differing"] == []
+@pytest.mark.parametrize("name", REPOS)
+def test_the_code_works_from_a_hub(without_package: dict[str, Any], name: str) -> None:
+    assert value(without_package, f"answers hub {name}")["differing"] == []
 
 
 def test_what_the_code_pushes_loads_again(without_package: dict[str, Any], served: LocalHub) -> None:
@@ -180,6 +182,9 @@ def test_the_package_saves_without_the_code(root: Path, tmp_path: Path, afresh: 
 
 
 def test_the_mark_of_a_pipelines_model_is_in_no_file(root: Path, tmp_path: Path) -> None:
+    marked = SamVariantsConfig.from_pretrained(root / "repos" / "tiny_vit", _from_pipeline="mask-generation")
+    assert getattr(marked, PIPELINE_MARK)
+    assert PIPELINE_MARK not in marked.to_dict()
     pipeline("mask-generation", model=str(root / "repos" / "tiny_vit")).save_pretrained(tmp_path)
     assert "pipeline" not in (tmp_path / "config.json").read_text(encoding="utf-8")
     assert "_is_for_pipeline" not in (root / "repos" / "tiny_vit" / "config.json").read_text(encoding="utf-8")
