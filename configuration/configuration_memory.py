@@ -4,7 +4,6 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2CLS
 
 from sam_variants.configuration.configuration_base import FamilyConfig
 
@@ -13,11 +12,6 @@ def _check_positive(config: PreTrainedConfig, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)} must be at least 1")
-
-
-def _check_activation(config: PreTrainedConfig, name: str) -> None:
-    if getattr(config, name) not in ACT2CLS:
-        raise ValueError(f"{name}={getattr(config, name)!r} must be one of {', '.join(sorted(ACT2CLS))}")
 
 
 @strict
@@ -58,7 +52,6 @@ class MemoryEncoderConfig(FamilyConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         _check_positive(self, "in_dim", "out_dim", "mask_downsampler_kernel_size", "fuser_num_layers")
-        _check_activation(self, "hidden_act")
         channels = self.position_channels
         if channels < 4 or channels % 4:
             name = "out_dim" if self.num_pos_feats is None else "num_pos_feats"
@@ -143,7 +136,6 @@ class MemoryAttentionConfig(FamilyConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         _check_positive(self, "d_model", "num_layers", "dim_feedforward", "kv_in_dim", "num_heads")
-        _check_activation(self, "activation")
         if self.d_model % (4 * self.num_heads):
             raise ValueError(
                 f"d_model={self.d_model} must be a multiple of 4 * num_heads={4 * self.num_heads}: a head turns "

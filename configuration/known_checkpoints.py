@@ -18,7 +18,7 @@ class KnownCheckpoint:
         sha256: checksum of the file, for downloads.
         size: of the file, in bytes.
         num_parameters: of the model in it, buffers not counted.
-        hub_repo: on the Hub: its authors' repository in transformers' layout; of MobileSAM, one that holds the same file.
+        hub_repo: its authors' repository on the Hub, in transformers' layout; for MobileSAM one with the same file.
     """
 
     preset: str

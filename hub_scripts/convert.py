@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from huggingface_hub import ModelCard
 from rich.console import Console
 from transformers.utils import logging
 
@@ -17,7 +19,7 @@ from sam_variants.checkpoint_layouts.read_checkpoint import WEIGHT_SUFFIXES
 from sam_variants.hub_scripts.convert_folder import check_folder, folder_sizes, whole_folder
 from sam_variants.hub_scripts.convert_report import print_report
 from sam_variants.hub_scripts.convert_source import Source, parameters_by_part, read_source, sources_in
-from sam_variants.hub_scripts.convert_target import Target, WriteOptions, check_target, write_target
+from sam_variants.hub_scripts.convert_target import Target, WriteOptions, card_for, check_target, write_target
 from sam_variants.hub_scripts.convert_verify import verify_source
 from sam_variants.hub_scripts.segment import Clock
 
@@ -57,7 +59,7 @@ def convert(
     ] = False,
     dtype: Annotated[
         StoredDtype | None,
-        typer.Option("--dtype", help="Store the weights in another precision.", show_default="what they load in"),
+        typer.Option("--dtype", help="Store the weights in another precision.", show_default="as they are stored"),
     ] = None,
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", metavar="SIZE", help="Split weights above, such as 1GB.")
@@ -186,7 +188,7 @@ class Conversion:
         with self.clock.step("write", self.console), whole_folder(folder, self.force, num_bytes) as draft:
             write_target(source, self.to, draft, self.options)
             written = folder_sizes(draft)
-        return describe(source, self.options.licence) | {
+        return describe(source, card_for(source, self.options)) | {
             "to": self.to.value,
             "out": str(folder),
             "written": written,
@@ -203,9 +205,13 @@ def folder_name(source: Source, taken: list[str]) -> str:
     return next((name.removesuffix(suffix) for suffix in WEIGHT_SUFFIXES if name.endswith(suffix)), name)
 
 
-def describe(source: Source, licence: str | None) -> dict[str, Any]:
-    """What a checkpoint was found to be, ready for JSON."""
-    stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in floating(source)})
+def describe(source: Source, card: ModelCard) -> dict[str, Any]:
+    """What a checkpoint was found to be, ready for JSON.
+
+    Args:
+        source: the checkpoint.
+        card: the one that a repository of it gets.
+    """
     return {
         "checkpoint": source.name,
         "layout": source.layout_name,
@@ -221,14 +227,15 @@ def describe(source: Source, licence: str | None) -> dict[str, Any]:
             }
             for file in source.files
         ],
-        "licence": licence or (None if source.origin is None else source.origin.licence),
-        "base_model": None if source.origin is None else source.origin.hub_repo,
+        "licence": card.data.get("license"),
+        "base_model": card.data.get("base_model"),
         "parameters": parameters_by_part(source.model.named_parameters()),
         "dropped": source.dropped,
-        "stored_dtypes": stored,
-        "dtype": str(source.model.dtype).removeprefix("torch."),
+        "stored_dtypes": dtypes_of(source.tensors.values()),
+        "dtype": ", ".join(dtypes_of(source.model.state_dict().values())),
     }
 
 
-def floating(source: Source) -> list[torch.Tensor]:
-    return [tensor for tensor in source.tensors.values() if tensor.is_floating_point()]
+def dtypes_of(tensors: Iterable[torch.Tensor]) -> list[str]:
+    """The names of the dtypes of floating-point tensors, sorted."""
+    return sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor.is_floating_point()})

@@ -46,7 +46,7 @@ def check_folder(out: Path, force: bool, source: Path) -> None:
 
 @contextmanager
 def whole_folder(out: Path, force: bool, num_bytes: int) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` when nothing went wrong, and is removed otherwise.
+    """A folder to write into, whose files become those of `out` when nothing went wrong, and are removed otherwise.
 
     Args:
         out: a new or empty folder, or with `force` one whose older output is replaced; its other files stay.
@@ -58,22 +58,34 @@ def whole_folder(out: Path, force: bool, num_bytes: int) -> Iterator[Path]:
     """
     draft: Path | None = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out.parent).free
+        folder = out.resolve()  # has a name and a parent, which "." has not, and is no link
+        # A folder that exists may be on a file system of its own.
+        beside = folder if folder.is_dir() else folder.parent
+        beside.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(beside).free
         if free < num_bytes:
             raise OSError(errno.ENOSPC, f"{num_bytes:,} bytes are needed, {free:,} are free")
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=beside))
         yield draft
         set_usual_modes(draft)
-        put_in_place(draft, out, force)
+        put_in_place(draft, folder, force)
     except (OSError, RuntimeError, SafetensorError) as error:
         if not isinstance(error, OSError) and not FAILED_WRITE.search(str(error)):
             raise
-        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
-        raise OSError(f"--out {str(out)!r} can't be written, nothing was left there: {reason}") from error
+        raise OSError(f"--out {str(out)!r} can't be written, nothing was left there: {reason_of(error)}") from error
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file could not be written, by the system's own error where a library hides it behind one of its own."""
+    hidden: BaseException | None = error
+    while hidden is not None and not isinstance(hidden, OSError):
+        hidden = hidden.__context__
+    if hidden is None:
+        return f"the disk may be full ({str(error).splitlines()[0]})"
+    return (hidden.strerror or str(hidden) or type(hidden).__name__).splitlines()[0]
 
 
 def set_usual_modes(folder: Path) -> None:
@@ -86,27 +98,37 @@ def set_usual_modes(folder: Path) -> None:
 
 
 def put_in_place(draft: Path, out: Path, force: bool) -> None:
-    """Move a finished folder to its name; an older output goes only once the new one is complete beside it."""
-    if not out.is_dir() or not any(out.iterdir()):
+    """Move a finished folder to its name; an older output goes only once the new one is complete in its place.
+
+    Args:
+        draft: beside `out`, or in it where it exists.
+        out: where to.
+        force: replace an older output.
+    """
+    if not out.is_dir():
         draft.replace(out)
         return
-    if not force:
+    others = [path for path in out.iterdir() if path != draft]
+    if others and not force:
         raise OSError(errno.ENOTEMPTY, "something else was written there meanwhile")
-    new = {path.name for path in draft.iterdir()}
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    moved: list[tuple[Path, Path]] = []
+    new = sorted(path.name for path in draft.iterdir())
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out))
+    moves = [
+        (path, old / path.name)
+        for path in others
+        if path.is_file() and (path.name in new or path.name.endswith(OURS_TO_REPLACE))
+    ]
+    moves += [(draft / name, out / name) for name in new]
     try:
-        for path in list(out.iterdir()):
-            if path.is_file() and (path.name in new or path.name.endswith(OURS_TO_REPLACE)):
-                moved.append((path.replace(old / path.name), path))
-        for name in sorted(new):
-            moved.append(((draft / name).replace(out / name), draft / name))
-    except OSError:
-        for now, before in reversed(moved):
-            now.replace(before)
+        for before, after in moves:
+            before.replace(after)
+    except BaseException:  # somebody's Ctrl-C, too
+        for before, after in reversed(moves):
+            if not os.path.lexists(before):
+                after.replace(before)
+        old.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def folder_sizes(folder: Path) -> list[dict[str, str | int]]:

@@ -52,8 +52,14 @@ def evidence(file: dict[str, Any]) -> str:
 
 def licence(report: dict[str, Any]) -> str:
     if report["licence"] is None:
-        return "not known to be the published weights', so the card states none but with --licence"
-    return report["licence"] + (f", weights of {report['base_model']}" if report["base_model"] else "")
+        return "the card states none, but with --licence; these are not known to be published weights"
+    told, base = (listed(report[name]) for name in ("licence", "base_model"))
+    return told + (f", weights of {base}" if base else "")
+
+
+def listed(value: Any) -> str:
+    """What a card's metadata says in one or several words."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def precision(report: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from sam_variants.checkpoint_layouts.detect_preset import detect_config, image_part
 from sam_variants.checkpoint_layouts.layout_table import LAYOUTS, layout_of
@@ -32,10 +32,9 @@ from sam_variants.configuration.configuration_sam_variants_video import SamVaria
 from sam_variants.configuration.known_checkpoints import CHECKPOINTS, KnownCheckpoint
 from sam_variants.configuration.presets import PRESETS, config_for
 from sam_variants.hub.checksums import evidence_for, read_checksums, sha256_of, verify, weights_files
-from sam_variants.hub_scripts.model_options import PROCESSOR_FILE
+from sam_variants.hub_scripts.convert_processor import download_beside, processor_beside
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
-from sam_variants.processing.processor_for import processor_for
 
 OURS = "ours"
 # What a configuration says beside its architecture.
@@ -66,20 +65,23 @@ class Source:
     Attributes:
         name: what it was called on the command line.
         path: the file or folder on this machine.
+        folder: what belongs to the weights lies here; None for a file alone.
         files: its weights files.
         layout: name in `LAYOUTS`, or `OURS`.
         config_values: content of the config.json beside the weights; empty without one.
         stored: the tensors under the names of its layout, mapped from the files where their format allows.
         tensors: the same under our names.
         dropped: name in `stored` of a tensor that `tensors` leaves out → why nothing is lost by it.
-        model: ours, in the dtype that will be written.
+        model: ours, with the tensors that will be written; its configuration says which dtype to compute in.
         processor: the one that belongs to the model.
         preset: name in `PRESETS` of exactly this architecture, or None.
         how: what told the architecture.
+        dtype: what the weights are turned into; None leaves them as they are stored.
     """
 
     name: str
     path: Path
+    folder: Path | None
     files: list[SourceFile]
     layout: str
     config_values: dict[str, Any]
@@ -90,6 +92,17 @@ class Source:
     processor: SamVariantsProcessor
     preset: str | None
     how: str
+    dtype: torch.dtype | None
+
+    @property
+    def written(self) -> dict[str, Tensor]:
+        """The tensors under our names as they will be written."""
+        if self.dtype is None:
+            return self.tensors
+        return {
+            name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in self.tensors.items()
+        }
 
     @property
     def origin(self) -> KnownCheckpoint | None:
@@ -146,8 +159,9 @@ def read_source(
     path, source = find_locally(name, revision)
     files = [read_file(file, check) for file in (weights_files(path) if path.is_dir() else [path])]
     values = config_beside(path)
+    folder = download_beside(name, path, is_own(values)) if values else None
     stored = read_weights_folder(path) if path.is_dir() else read_checkpoint(path)
-    if str(values.get("model_type", "")).startswith(OWN_MODEL_TYPE):
+    if is_own(values):
         layout, tensors, dropped = OURS, stored, {}
         config = own_config(values, source) if given is None else given
     else:
@@ -161,11 +175,11 @@ def read_source(
     model = build_model(config, tensors, source)
     if not isinstance(model, SamVariantsModel):
         raise ValueError(f"{source} holds a {type(model).__name__} alone, not a whole model")
-    if dtype is not None:
-        torch.nn.Module.to(model, dtype)
+    store_as(model, tensors, dtype)
     return Source(
         name=name,
         path=path,
+        folder=folder,
         files=files,
         layout=layout,
         config_values=values,
@@ -173,10 +187,33 @@ def read_source(
         tensors=tensors,
         dropped=dropped,
         model=model,
-        processor=processor_of(model, path, layout),
+        processor=processor_beside(model, folder, layout == OURS),
         preset=preset_of(config),
         how=how,
+        dtype=dtype,
     )
+
+
+def is_own(values: Mapping[str, Any]) -> bool:
+    """Whether this package wrote a config.json."""
+    return str(values.get("model_type", "")).startswith(OWN_MODEL_TYPE)
+
+
+def store_as(model: SamVariantsModel, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    """Let a model hold its weights as they are stored, or in another dtype, which it then computes in, too.
+
+    Args:
+        model: in the dtype to compute in, which its configuration keeps.
+        tensors: our name → what is stored.
+        dtype: the other one; None for what is stored.
+    """
+    if dtype is not None:
+        torch.nn.Module.to(model, dtype)
+        model.config.dtype = dtype
+        return
+    current = model.state_dict()
+    others = {name: tensor.clone() for name, tensor in tensors.items() if tensor.dtype != current[name].dtype}
+    model.load_state_dict(others, strict=False, assign=True)
 
 
 def read_file(path: Path, check: bool) -> SourceFile:
@@ -198,13 +235,6 @@ def read_file(path: Path, check: bool) -> SourceFile:
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Name → shape."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def processor_of(model: SamVariantsModel, path: Path, layout: str) -> SamVariantsProcessor:
-    """The processor beside weights of ours, else the one that belongs to the model."""
-    if layout == OURS and (path / PROCESSOR_FILE).is_file():
-        return AutoProcessor.from_pretrained(path)
-    return processor_for(model)
 
 
 def preset_of(config: PreTrainedConfig) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
@@ -21,6 +22,8 @@ from sam_variants.checkpoint_layouts.write_checkpoint import (
     write_official,
     write_transformers,
 )
+from sam_variants.hub.card_checks import LICENCE_FIELDS
+from sam_variants.hub.card_keeping import read_card
 from sam_variants.hub.checksums import update_checksums
 from sam_variants.hub.model_card import model_card
 from sam_variants.hub.repo_files import CARD_FILE
@@ -54,20 +57,27 @@ class WriteOptions:
 
 def write_ours(source: Source, folder: Path, options: WriteOptions) -> None:
     """Write a complete repository: config, weights, processor, card, checksums, and the code if that is wanted."""
+    config: Any = source.model.config
+    dtype = config.dtype  # to compute in; saving makes it the stored one
     card = card_for(source, options)
     write_repo_folder(
         source.model, folder, processor=source.processor, card=card, max_shard_size=options.max_shard_size
     )
+    config.dtype = dtype
+    config.save_pretrained(folder)
     if options.with_code:
         export_remote_code(folder)
 
 
 def card_for(source: Source, options: WriteOptions) -> ModelCard:
     """The card of a repository of ours stays; any other checkpoint gets one that says where it comes from."""
-    path, origin = source.path / CARD_FILE, source.origin
+    path, origin = (source.folder or source.path) / CARD_FILE, source.origin
     if source.layout == OURS and path.is_file():
-        card = ModelCard.load(path)
-        card.data.license = options.licence or card.data.license
+        card = read_card(path.read_bytes(), repr(str(path)))
+        if options.licence is not None:
+            for field in LICENCE_FIELDS:
+                card.data.pop(field)
+            card.data["license"] = options.licence
         return card
     return model_card(
         source.model,
@@ -137,20 +147,16 @@ def write_target(source: Source, target: Target, folder: Path, options: WriteOpt
         OSError: when what was written is not what was read.
     """
     WRITERS[target](source, folder, options)
-    compare_tensors(source.tensors, READERS[target](source, folder), source.model.dtype)
+    compare_tensors(source.written, READERS[target](source, folder))
 
 
-def compare_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Raise OSError unless all tensors are equal bit for bit, once the expected ones are in the written dtype."""
+def compare_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise OSError unless all tensors are equal bit for bit."""
     if expected.keys() != found.keys():
         raise OSError(f"these tensors were not written as they are: {shorten(expected.keys() ^ found.keys())}")
-    wrong = [name for name, tensor in expected.items() if not same_bits(as_written(tensor, dtype), found[name])]
+    wrong = [name for name, tensor in expected.items() if not same_bits(tensor, found[name])]
     if wrong:
         raise OSError(f"{len(wrong)} tensors were not written as they are: {shorten(wrong)}")
-
-
-def as_written(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:

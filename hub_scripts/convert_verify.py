@@ -70,26 +70,42 @@ def verify_source(source: Source) -> Verification:
     row = published_as(source.model.config)
     with in_float32(source.model) as model:
         if row.images is None:
-            twin = transformers_twin(as_read(source, model))
+            with comparable(source):
+                twin = transformers_twin(as_read(source, model))
             return Verification(
                 "SamModel (its prompt encoder and mask decoder, behind our image encoder)",
                 image_differences(model, twin),
                 "the image encoder: transformers has none of this architecture",
             )
-        theirs = reference(source, row.images)
+        with comparable(source):
+            theirs = reference(source, row.images)
         differences = image_differences(model, theirs)
         compared_with = type(theirs).__name__
         if transformers_layout(model.config) == row.video:
-            theirs = reference(source, row.video)
+            with comparable(source):
+                theirs = reference(source, row.video)
             differences |= tracking_differences(model, theirs)
             compared_with += f" and {type(theirs).__name__}"
         return Verification(compared_with, differences)
 
 
 @contextmanager
+def comparable(source: Source) -> Iterator[None]:
+    """Say what it means for the conversion that transformers has no such model."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"{source.name!r} was not converted: transformers has no such architecture to compare with ({error}); "
+            "without --verify it is converted"
+        ) from error
+
+
+@contextmanager
 def in_float32(model: Any) -> Iterator[Any]:
     """The model in float32, and without what transformers' trackers don't do: filling holes."""
-    alike = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+    is_float32 = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    alike = model if is_float32 else copy.deepcopy(model).float()
     if not isinstance(alike.config, SamVariantsVideoConfig):
         yield alike
         return
@@ -104,8 +120,8 @@ def in_float32(model: Any) -> Iterator[Any]:
 def reference(source: Source, layout: str) -> Any:
     """transformers' model of a layout, made of the tensors that were read, not of our model."""
     tensors = {
-        name: tensor.to(source.model.dtype).float() if tensor.is_floating_point() else tensor
-        for name, tensor in LAYOUTS[layout].table.to_theirs(source.tensors).items()
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in LAYOUTS[layout].table.to_theirs(source.written).items()
     }
     config_to: Any = LAYOUTS[layout].config_to
     if source.layout == layout and source.config_values:
@@ -118,8 +134,8 @@ def reference(source: Source, layout: str) -> Any:
 def as_read(source: Source, model: Any) -> Any:
     """A model of ours with the tensors that were read, whatever the given one has."""
     alike = copy.deepcopy(model)
-    alike.load_state_dict(source.tensors)
-    return alike if source.model.dtype == torch.float32 else alike.to(source.model.dtype).float()
+    alike.load_state_dict(source.written)
+    return alike
 
 
 def prompts_for(side: int) -> list[dict[str, Tensor]]:

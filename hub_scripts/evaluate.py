@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sam_variants.checkpoint_layouts.load_checkpoint import load_checkpoint
+from sam_variants.checkpoint_layouts.load_checkpoint import find_locally, load_checkpoint
 from sam_variants.default_checkpoint import default_checkpoint
+from sam_variants.hub.saved_weights import checkpoint_checksums
 from sam_variants.hub_scripts.evaluation_protocol import (
     ModelSegmenter,
     Segmenter,
@@ -169,6 +170,8 @@ def load_model(checkpoint: str, image_size: int | None) -> tuple[SamVariantsMode
         "checkpoint": checkpoint,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "image_size": model.config.image_size,
+        # By it a model card's numbers are known to be of its weights.
+        "sha256": checkpoint_checksums(find_locally(checkpoint)[0]),
     }
     return model.float().fuse(), about
 

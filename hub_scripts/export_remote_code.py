@@ -11,14 +11,13 @@ from typing import Any
 from sam_variants.configuration.configuration_base import PACKAGE_VERSION
 from sam_variants.configuration.configuration_sam_variants import IMAGE_MODEL_TYPE, VIDEO_MODEL_TYPE
 from sam_variants.configuration.remote_code import PACKAGE
-from sam_variants.hub.repo_files import GENERATED_CODE
+from sam_variants.hub.repo_files import DOOR, GENERATED_CODE
 from sam_variants.hub_scripts.remote_code_modules import flat_source, reached_modules
 
 # Every file begins with it, so that a file of another hand is never taken for one of these.
 MARK = GENERATED_CODE.decode()
-# What transformers is sent to: all classes in one module. With one module per class, transformers would copy and load
-# the code of a local folder once for each, and no class would be the same in two of them.
-DOOR = "sam_variants_remote_code"
+# What transformers is sent to (`DOOR`): all classes in one module. With one module per class, transformers would copy
+# and load the code of a local folder once for each, and no class would be the same in two of them.
 
 CONFIGURATION = f"{PACKAGE}.configuration.configuration_sam_variants"
 MODELING = f"{PACKAGE}.modeling_sam_variants"

@@ -45,7 +45,8 @@ def places_of(known: KnownCheckpoint, folders: list[Path]) -> list[Place]:
 
     Args:
         known: which one.
-        folders: where to look for its file, and for a folder of its architecture that this package wrote.
+        folders: where to look for its file, and for a folder of its architecture that this package wrote; they may be
+            one themselves.
     """
     return [*in_hub_cache(known), *in_torch_hub(known), *in_folders(known, folders)]
 
@@ -73,13 +74,13 @@ def in_torch_hub(known: KnownCheckpoint) -> Iterator[Place]:
 
 
 def in_folders(known: KnownCheckpoint, folders: list[Path]) -> Iterator[Place]:
-    """The file in given folders, and folders of ours below them, named after the preset."""
+    """The file in given folders, folders of ours among them, and those below that are named after the preset."""
     for folder in folders:
         if is_whole_file(folder / known.file_name, known):
             yield Place("folder", str(folder / known.file_name), str(folder / known.file_name))
-        own = folder / known.preset
-        if has_own_config(own, known.preset) and has_whole_weights(own):
-            yield Place("folder", str(own), str(own))
+        for own in (folder, folder / known.preset):
+            if has_own_config(own, known.preset) and has_whole_weights(own):
+                yield Place("folder", str(own), str(own))
 
 
 def is_whole_file(file: Path, known: KnownCheckpoint) -> bool:

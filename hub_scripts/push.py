@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence, Sized
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sam_variants.hub.model_card import model_card
-from sam_variants.hub.push_folder import UNCHANGED, PushReport, push_folder
+from sam_variants.hub.push_folder import DELETED, UNCHANGED, PushReport, push_folder
 from sam_variants.hub.push_model import write_card
 from sam_variants.hub.remote_repo import PushError, RemoteRepo, find_repo
+from sam_variants.hub.repo_files import has_code
 from sam_variants.hub_scripts.export_remote_code import export_remote_code
 from sam_variants.hub_scripts.push_staging import Staged, stage
 
@@ -90,7 +92,8 @@ def push(
     """Put a checkpoint on the Hub: weights, configuration, processor, card and checksums in one commit.
 
     Checkpoints of other layouts are converted on the way. What the repository holds already is not sent again, and
-    shards of an earlier push are deleted. Log in with `hf auth login` before, or set HF_TOKEN.
+    shards of an earlier push are deleted; so is generated code, unless --with-code is given again. Log in with
+    `hf auth login` before, or set HF_TOKEN.
 
     \b
     sam-variants push trained me/my-sam --license apache-2.0 --evaluation evaluate.json --dry-run
@@ -131,9 +134,9 @@ def push(
             remote=remote,
         )
     if as_json:
-        typer.echo(json.dumps(as_values(report), indent=2))
+        typer.echo(json.dumps({**as_values(report), "dropped": staged.dropped}, indent=2))
     else:
-        show(report)
+        show(report, staged.dropped)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -165,10 +168,9 @@ def write_checked_card(
     Raises:
         ValueError: when it would not say under which licence the weights are.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    make = partial(model_card, staged.model, remote.repo_id, with_code="auto_map" in config, **staged.known)
+    make = partial(model_card, staged.model, remote.repo_id, with_code=has_code(folder), **staged.known)
     asked = {name: value for name, value in given.items() if value}
-    card = write_card(api, folder, remote, make, asked, staged.card, new)
+    card = write_card(api, folder, remote, make, asked, staged.card, new, [staged.weights])
     if not card.data.get("license"):
         raise ValueError(
             "nobody could know what the weights may be used for: give their licence, for example --license "
@@ -195,8 +197,8 @@ def as_values(report: PushReport) -> dict[str, Any]:
     }
 
 
-def show(report: PushReport) -> None:
-    """A report for people."""
+def show(report: PushReport, dropped: Sequence[str] = ()) -> None:
+    """A report for people, with what `stage` left out."""
     console = Console()
     table = Table(box=None, pad_edge=False)
     for heading, justify in (("file", "left"), ("bytes", "right"), ("", "left")):
@@ -204,14 +206,17 @@ def show(report: PushReport) -> None:
     for row in rows(report):
         table.add_row(*row)
     console.print(table)
+    if dropped:
+        what = f"left out, because the code that it names is not in the folder: {', '.join(dropped)}"
+        console.print(what, soft_wrap=True, markup=False, highlight=False)
     for line in summary(report):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def rows(report: PushReport) -> list[tuple[str, str, str]]:
-    """Path, size and change of every file; the modules of a checkpoint's code, more than a hundred, in one row."""
+    """Path, size and change of every file; after a push the modules of a checkpoint's code, over a hundred, in one."""
     sizes = dict(report.files)
-    code = {path: change for path, change in report.changes.items() if path.endswith(".py")}
+    code = {path: change for path, change in report.changes.items() if path.endswith(".py") and not report.dry_run}
     told = [
         (path, f"{sizes[path]:,}" if path in sizes else "", change)
         for path, change in sorted(report.changes.items())
@@ -233,13 +238,23 @@ def summary(report: PushReport) -> list[str]:
     sent = [size for path, size in report.files if report.changes.get(path) != UNCHANGED]
     if report.note:
         lines.append(f"not compared with the Hub: {report.note}")
+    gone = [path for path, change in report.changes.items() if change == DELETED and path.endswith(".py")]
+    if gone:
+        verb = "would delete" if report.dry_run else "deleted"
+        lines.append(f"{verb} the code of an earlier push, {number(gone, 'module')}: --with-code keeps it")
     if report.dry_run:
         what = "create it and push" if report.creates else "push"
-        told = f"would {what} {len(sent)} files, {sum(sent):,} bytes" if report.has_changes else "has nothing to change"
+        size = f"{number(sent, 'file')}, {sum(sent):,} bytes"
+        told = f"would {what} {size}" if report.has_changes else "has nothing to change"
         lines.append(f"dry run, nothing was written: {told}: {report.url or report.repo_id}")
     elif report.commit_url is None:
         lines.append(f"nothing has changed, no commit was made: {report.url}")
     else:
-        lines.append(f"pushed {len(sent)} files, {sum(sent):,} bytes, in one commit: {report.commit_url}")
+        lines.append(f"pushed {number(sent, 'file')}, {sum(sent):,} bytes, in one commit: {report.commit_url}")
         lines.append(f"pull request: {report.pr_url}" if report.pr_url else f"the repository: {report.url}")
     return lines
+
+
+def number(things: Sized, name: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -46,7 +46,8 @@ def push_space(
 
     The Space carries this package, its two embedded checkpoints included, in the folder sam_variants/, and installs
     only what requirements.txt names. Files there that this version no longer has are deleted; other files of the Space,
-    its secrets and its hardware stay as they are. Log in with `hf auth login` before, or set HF_TOKEN.
+    its secrets and its hardware stay as they are. README.md, app.py and requirements.txt are the demo's own and written
+    each time: for a Space with others, give --folder. Log in with `hf auth login` before, or set HF_TOKEN.
 
     \b
     sam-variants push-space me/segment-anything --dry-run

@@ -113,11 +113,16 @@ class SamVariantsModel(PretrainedPart):
         create_pr: bool = False,
         max_shard_size: int | str | None = "50GB",
         tags: list[str] | str | None = None,
+        license: str | None = None,
+        base_model: str | None = None,
+        datasets: list[str] | str | None = None,
+        evaluation: Any = None,
     ) -> str:
         """Push weights, configuration, processor, card and checksums to the Hub, in one commit.
 
         The repository and the branch are created where they do not exist, shards of an earlier push are deleted, and a
-        card that somebody wrote is kept. Nothing is committed when nothing has changed.
+        card that somebody wrote is kept. Nothing is committed when nothing has changed. Code of an earlier push is
+        deleted too, unless this model was loaded with its code (`sam-variants push --with-code` adds it).
 
         Args:
             repo_id: `owner/name`, or a name of your own.
@@ -130,12 +135,18 @@ class SamVariantsModel(PretrainedPart):
             create_pr: open a pull request instead.
             max_shard_size: largest size of one weights file, as a number of bytes or such as "5GB".
             tags: further tags for the card.
+            license: of the weights, such as "apache-2.0", or "unknown".
+            base_model: what the weights come from: a repository on the Hub, or a preset.
+            datasets: what it was trained on, as repositories on the Hub.
+            evaluation: what an evaluation command wrote with --json about these weights, or a list of such reports.
 
         Returns:
             The address of the commit, a `CommitInfo`; when nothing has changed, of the one the repository stands at.
 
         Raises:
-            ValueError: for a fused model, and without a token.
+            TypeError: for a card that is none.
+            ValueError: for a fused model, a processor of another input size, an evaluation of other weights, a
+                repository of another model, and without a token.
             OSError: when the Hub refuses, or the repository was changed by someone else meanwhile.
         """
         return push_model(
@@ -144,6 +155,10 @@ class SamVariantsModel(PretrainedPart):
             processor=processor,
             card=card,
             tags=[*(self.model_tags or []), *([tags] if isinstance(tags, str) else tags or [])],
+            license=license,
+            base_model=base_model,
+            datasets=datasets,
+            evaluation=evaluation,
             token=token,
             revision=revision,
             max_shard_size=max_shard_size,

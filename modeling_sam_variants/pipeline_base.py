@@ -11,8 +11,8 @@ from transformers.pipelines.base import Pipeline
 
 from sam_variants.configuration.configuration_sam_variants import IMAGE_MODEL_TYPE, PIPELINE_MARK, VIDEO_MODEL_TYPE
 from sam_variants.modeling_sam_variants import SamVariantsModel
-from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
-from sam_variants.processing.processor_for import processor_for
+from sam_variants.processing.processing_sam_variants import SamVariantsProcessor, hub_options, may_have_processor
+from sam_variants.processing.processor_for import fitting_processor
 
 
 def is_ours(model: Any) -> bool:
@@ -30,29 +30,29 @@ class PipelineOwnedModel(AutoModelForMaskGeneration):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> PreTrainedModel:
         model = super().from_pretrained(*args, **kwargs)
         if is_ours(model):
-            model.config.__dict__[PIPELINE_MARK] = True
+            model.config.__dict__[PIPELINE_MARK] = hub_options(kwargs)
         return model
 
 
-def fitting_processor(model: SamVariantsModel, processor: SamVariantsProcessor | None) -> SamVariantsProcessor:
-    """The processor given, or the one that belongs to the model.
+def saved_processor(model: SamVariantsModel) -> SamVariantsProcessor | None:
+    """The processor beside a model that its pipeline loaded itself, which goes on without one that it can't load.
+
+    Returns:
+        None where there is none, and for a model of the user's.
 
     Raises:
-        ValueError: for a processor of another input size.
+        OSError, ValueError: saying why it can't be loaded.
     """
-    processor = processor_for(model) if processor is None else processor
-    prepared_size = getattr(getattr(processor, "image_processor", None), "image_size", None)
-    if prepared_size != model.config.image_size:
-        raise ValueError(
-            f"processor is a {type(processor).__name__} for images of {prepared_size} pixels, but the model takes "
-            f"{model.config.image_size}; leave it out, or pass sam_variants.processor_for(model)"
-        )
-    return processor
+    options = model.config.__dict__.get(PIPELINE_MARK)
+    if not isinstance(options, dict) or not may_have_processor(model.name_or_path, options):
+        return None
+    return SamVariantsProcessor.from_pretrained(model.name_or_path, **options)
 
 
 def fuse_if_owned(model: SamVariantsModel) -> dict[str, Tensor] | None:
     """Fuse a model that its pipeline loaded itself, and return the weights that it had; None for one of the user's."""
-    if not model.config.__dict__.pop(PIPELINE_MARK, False) or getattr(model, "hf_device_map", None) is not None:
+    is_owned = model.config.__dict__.pop(PIPELINE_MARK, None) is not None
+    if not is_owned or getattr(model, "hf_device_map", None) is not None:
         return None
     weights = model.state_dict()
     model.fuse()
@@ -70,6 +70,7 @@ class SamVariantsPipeline(Pipeline):
         kwargs: as for every pipeline of transformers.
 
     Raises:
+        OSError: when a processor lies beside the model and can't be read.
         ValueError: for a processor that doesn't fit the model.
     """
 
@@ -83,6 +84,7 @@ class SamVariantsPipeline(Pipeline):
     _load_tokenizer = False  # type: ignore[assignment]
 
     def __init__(self, model: SamVariantsModel, processor: SamVariantsProcessor | None = None, **kwargs: Any) -> None:
+        processor = saved_processor(model) if processor is None else processor
         super().__init__(model=model, processor=fitting_processor(model, processor), **kwargs)
         self._weights_before_fusing = fuse_if_owned(model)
 

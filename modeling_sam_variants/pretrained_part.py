@@ -15,7 +15,7 @@ from transformers import initialization as init
 
 from sam_variants.attention_interface import bind_attention
 from sam_variants.hub.saved_weights import settle_saved_weights
-from sam_variants.hub.weights_checks import check_index, explain_load_error, refuse_misfit
+from sam_variants.hub.weights_checks import check_source, explain_load_error, refuse_misfit, refuse_other_files
 from sam_variants.layers.layer_norm_2d import LayerNorm2d
 from sam_variants.layers.position_embedding_random import PositionEmbeddingRandom
 from sam_variants.layers.tiny_vit_attention import TinyAttention, attention_bias_indexes
@@ -60,6 +60,8 @@ class PretrainedPart(PreTrainedModel):
             raise ValueError(f"the configuration describes {size} parameters; at most {MAX_PARAMETERS} are allowed")
         bind_attention(self, self.config)
         super().post_init()
+        # transformers adds the patterns of the parts, with which a whole model would ignore keys of its own.
+        self._keys_to_ignore_on_load_unexpected = set(type(self)._keys_to_ignore_on_load_unexpected or [])
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -120,17 +122,18 @@ class PretrainedPart(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder or Hub repository; None with `config=` and `state_dict=`.
             *args, **kwargs: as for `PreTrainedModel.from_pretrained`. With `ignore_mismatched_sizes=True` weights that
-                are missing or have another shape are initialised instead.
+                are missing or have another shape are initialised instead, and others left out.
 
         Returns:
             The model; with `output_loading_info=True` the model and that.
 
         Raises:
             OSError: when the repository can't be read, or a weights file in it is damaged.
-            ValueError: when weights are missing, or have another shape than the configuration says.
+            ValueError: when weights are missing, or not the model's, or have another shape than the configuration says;
+                for weights that are no safetensors.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        check_index(pretrained_model_name_or_path, kwargs)
+        check_source(pretrained_model_name_or_path, kwargs)
         is_lenient = kwargs.pop("ignore_mismatched_sizes", False)
         try:
             loaded: Any = super().from_pretrained(
@@ -143,6 +146,13 @@ class PretrainedPart(PreTrainedModel):
         if not is_lenient:
             refuse_misfit(info, cls.__name__, pretrained_model_name_or_path)
         return loaded if wants_info else model
+
+    @staticmethod
+    def _load_pretrained_model(model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
+        """Where transformers reads the files, which in a Hub repository are known only now."""
+        if state_dict is None:
+            refuse_other_files(checkpoint_files or [])
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """Save as transformers does, with the weights' checksums in `SHA256SUMS`.

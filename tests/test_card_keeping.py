@@ -14,6 +14,7 @@ from sam_variants.hub.card_keeping import choose_card, is_untouched, read_card
 from sam_variants.hub.model_card import model_card
 
 MAKE = partial(model_card, tiny_config("tiny_vit"), "me/tiny", num_parameters=EMBEDDED)
+WEIGHTS = report("evaluate")["model"]["sha256"]
 WRITTEN = "---\nlicense: mit\nlanguage: en\n---\n# Mine\n\nMy own words.\n"
 
 
@@ -93,14 +94,14 @@ def test_a_generated_card_remembers_what_it_was_told() -> None:
 
 def test_numbers_stay_with_the_weights_they_were_measured_on() -> None:
     measured = parsed(str(MAKE(evaluation=report("evaluate"))))
-    same = choose_card(MAKE, {}, remote=measured, same_weights=True)
+    same = choose_card(MAKE, {}, remote=measured, weights=[WEIGHTS])
     assert str(same).strip() == str(measured).strip()
-    others = choose_card(MAKE, {}, remote=measured, same_weights=False)
+    others = choose_card(MAKE, {}, remote=measured, weights=[{"model.safetensors": "0" * 64}])
     assert others.data.eval_results is None
     assert "## Measured\n\nNothing" in others.text
     newer = report("evaluate")
     newer["results"]["coins"]["model"]["all"]["box"] = 0.5
-    again = choose_card(MAKE, {"evaluation": newer}, remote=measured, same_weights=True)
+    again = choose_card(MAKE, {"evaluation": newer}, remote=measured, weights=[WEIGHTS])
     assert len(again.data.eval_results) == len(measured.data.eval_results)
     assert "| mean IoU, box | 50.0 |" in again.text
 
@@ -117,6 +118,54 @@ def test_somebodys_own_numbers_are_added_to() -> None:
         written = choose_card(MAKE, {"evaluation": report("evaluate")}, remote=written)
         assert written.data.eval_results[0].metric_value == 0.7
         assert len(written.data.eval_results) == 9
+
+
+def test_other_settings_are_no_entries_of_the_same_group() -> None:
+    written = parsed(str(MAKE(evaluation=report("evaluate"))).replace("no classes", "two classes"))
+    other = report("evaluate")
+    other["settings"]["difficulty"] = 0.5
+    del other["results"]["coins"]["model"]["all"]["box"]
+    for content in (written, parsed(str(choose_card(MAKE, {"evaluation": other}, remote=written)))):
+        kept = choose_card(MAKE, {"evaluation": other}, remote=content)
+        entries = parsed(str(kept)).data.eval_results
+        assert {entry.dataset_args["difficulty"] for entry in entries} == {0.5}
+        assert len(entries) == 7
+
+
+def test_tags_add_up_and_what_was_chosen_on_the_hub_stays() -> None:
+    content = str(MAKE(tags=["coins"])).replace("pipeline_tag: mask-generation", "pipeline_tag: image-segmentation")
+    card = choose_card(
+        MAKE, {"tags": ["scenes"]}, remote=parsed(content.replace("transformers\n", "sam-variants\n", 1))
+    )
+    assert card.data.tags[-2:] == ["coins", "scenes"]
+    assert card.data.pipeline_tag == "image-segmentation"
+    assert card.data.library_name == "sam-variants"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"license": "mit", "license_name": "Terms"}, r"license_name='Terms' is for license='other'"),
+        ({"license_link": "https://example.com"}, r"license_link=.* is for license='other', and the licence is None"),
+        ({"license": "Other"}, "license_name and its license_link"),
+        ({"license": "other", "license_name": "x", "license_link": "see the site"}, "neither an http"),
+        ({"license": "other", "license_name": "x", "license_link": "../LICENSE"}, "neither an http"),
+        ({"license": "other", "license_name": "x", "license_link": "ftp://example.com"}, "neither an http"),
+        ({"datasets": ["me/scenes", "not a dataset"]}, "'not a dataset', which is no data set"),
+    ],
+)
+@pytest.mark.parametrize("new", [False, True])
+def test_what_says_nothing_is_refused(given: dict[str, Any], named: str, new: bool) -> None:
+    with pytest.raises(ValueError, match=named):
+        choose_card(MAKE, given, new=new)
+
+
+@pytest.mark.parametrize("link", ["https://example.com/terms", "LICENSE", "docs/LICENSE.md"])
+def test_a_licence_of_another_name(link: str) -> None:
+    card = choose_card(MAKE, {"license": "other", "license_name": "terms", "license_link": link})
+    assert card.data.to_dict()["license_link"] == link
+    later = choose_card(MAKE, {"license_name": "new-terms"}, remote=parsed(str(card)))
+    assert later.data.to_dict()["license_name"] == "new-terms"
 
 
 @pytest.mark.parametrize("content", [b"---\ntags: [a\n---\n", b"---\n- a list\n---\n", b"\xff\xfe\x00text"])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +81,28 @@ def test_each_save_covers_its_own_files(tmp_path: Path) -> None:
     assert set(read_checksums(tmp_path)) == {"model.safetensors"}
     assert not list(tmp_path.glob("*.index.json"))
     assert load_checkpoint(tmp_path, verify=True)
+
+
+def test_a_save_leaves_out_lines_that_cannot_be_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sums = folder / CHECKSUMS_FILE
+    sums.write_text(f"# mine\n\\{OTHER}  a\\nb\n{OTHER}  config.json\n{EMPTY}  config.json\n" + sums.read_text())
+    with transformers_log():
+        tiny_model("vit", seed=1).save_pretrained(folder)
+    assert read_checksums(folder) == {
+        "config.json": OTHER,
+        "model.safetensors": sha256_of(folder / "model.safetensors"),
+    }
+    for told in ("line 1: .* found '# mine'; the line is left out", "line 2: ", "two checksums of 'config.json'"):
+        assert re.search(told, caplog.text)
+
+
+@contextmanager
+def transformers_log() -> Iterator[None]:
+    """What is logged through transformers reaches pytest."""
+    logger = logging.getLogger("transformers")
+    before, logger.propagate = logger.propagate, True
+    yield
+    logger.propagate = before
 
 
 def test_a_save_that_writes_no_weights_writes_no_checksums(folder: Path, tmp_path: Path) -> None:

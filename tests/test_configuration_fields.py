@@ -77,8 +77,9 @@ def test_a_saved_configuration_says_who_wrote_it(folder: Path) -> None:
 def test_unknown_fields_are_named(part: str | None, folder: Path, their_log: pytest.LogCaptureFixture) -> None:
     edit(folder, part, new_switch=True)
     for load in LOADERS:
-        with pytest.raises(ValueError, match=r"Config has no 'new_switch'$"):
-            load(folder)
+        config = load(folder).config
+        assert (config if part is None else getattr(config, part)).new_switch
+    assert "Config has no 'new_switch'; it is kept as an attribute of your own" in their_log.text
     edit(folder, sam_variants_version="0.99.0")
     message = r"has no 'new_switch'; .* written by version 0\.99\.0 .* this is .*: pip install --upgrade sam-variants$"
     for load in LOADERS:
@@ -86,9 +87,52 @@ def test_unknown_fields_are_named(part: str | None, folder: Path, their_log: pyt
             load(folder)
     edit(folder, sam_variants_version=PACKAGE_VERSION, transformers_version="99.0.0")
     for load in LOADERS:
-        assert load(folder)
+        config = load(folder).config
+        assert not hasattr(config if part is None else getattr(config, part), "new_switch")
     assert "has no 'new_switch'; it is ignored, because" in their_log.text
     assert "written with transformers 99.0.0" in their_log.text
+
+
+def test_attributes_of_ones_own_come_back(folder: Path, tmp_path: Path) -> None:
+    own = {"finetuned_from": "x", "seed": 123456, "losses": [0.5] * 2000, "notes": {"a": None}}
+    model = load_checkpoint(folder)
+    for name, value in own.items():
+        setattr(model.config, name, value)
+        setattr(model.config.vision_config, name, value)
+    model.save_pretrained(tmp_path / "again")
+    for load in LOADERS:
+        config = load(tmp_path / "again").config
+        for part in (config, config.vision_config):
+            assert {name: getattr(part, name) for name in own} == own
+    with pytest.raises(ValueError, match="SamVariantsVideoConfig has no 'image_sise'; did you mean image_size"):
+        model.config.image_sise = 64
+
+
+@pytest.mark.parametrize("version", [None, "0.0.1"])
+def test_files_of_older_versions_load(version: str | None, folder: Path) -> None:
+    edit(folder, sam_variants_version=version, old_switch=1)
+    for load in LOADERS:
+        assert load(folder).config.old_switch == 1
+    content = json.loads((folder / "config.json").read_text())
+    del content[VERSION_FIELD]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert AutoModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("version", [transformers.__version__, "99.0.0"])
+def test_other_weights_are_not_followed(version: str, folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    edit(folder, transformers_weights="other.safetensors", transformers_version=version)
+    for load in LOADERS:
+        with pytest.raises(ValueError, match="'transformers_weights' names other weights"):
+            load(folder)
+
+
+def test_a_method_is_no_field(folder: Path) -> None:
+    edit(folder, to_dict=3)
+    for load in LOADERS:
+        with pytest.raises(ValueError, match="has no 'to_dict', and a method or property has that name"):
+            load(folder)
 
 
 def test_a_newer_version_without_new_fields_loads(folder: Path) -> None:

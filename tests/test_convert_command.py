@@ -102,12 +102,12 @@ def test_the_published_file_is_known_by_its_content(tmp_path: Path, monkeypatch:
     known = publish(monkeypatch, path, sha256_of(path))
     report = report_of(path, "--out", tmp_path / "ours")
     assert report["files"][0]["published"] == "published.pth"
-    assert (report["licence"], report["base_model"]) == (known.licence, known.hub_repo)
+    assert (report["licence"], report["base_model"]) == (known.licence.lower(), known.hub_repo)
     card = (tmp_path / "ours" / "README.md").read_text()
     assert "license: apache-2.0" in card
     assert "base_model: facebook/sam-vit-base" in card
     other = path.rename(tmp_path / "renamed.bin")
-    assert report_of(other, "--out", tmp_path / "renamed")["licence"] == known.licence
+    assert report_of(other, "--out", tmp_path / "renamed")["licence"] == known.licence.lower()
     assert "that of the published published.pth" in unwrapped(run("convert", other, "--out", tmp_path / "shown").stdout)
 
 

@@ -121,8 +121,13 @@ def test_the_embedded_kinds(tmp_path: Path) -> None:
     save_tiny(tmp_path / "skips", "tiny_vit_with_skips")
     assert verify_source(read_source(str(tmp_path / "skips"))).not_compared
     save_tiny_video(tmp_path / "video")
-    with pytest.raises(ValueError, match="no place for the weights of a SAM 2 decoder"):
-        verify_source(read_source(str(tmp_path / "video")))
+    result = run("convert", tmp_path / "video", "--out", tmp_path / "out", "--verify")
+    assert result.exit_code == 1
+    assert "was not converted: transformers has no such architecture" in result.stderr
+    assert "no place for the weights of a SAM 2 decoder" in result.stderr
+    assert "without --verify it is converted" in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert run("convert", tmp_path / "video", "--out", tmp_path / "out").exit_code == 0
 
 
 def test_presets_are_known_by_transformers_configurations() -> None:

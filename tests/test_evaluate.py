@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import save_tiny, tiny_model
 
+from sam_variants.hub.checksums import sha256_of
 from sam_variants.hub_scripts import evaluate as evaluate_module
 from sam_variants.hub_scripts.baselines import flood_fill_mask, grabcut_mask
 from sam_variants.hub_scripts.evaluate import MODEL_SUBSET, Scores, evaluate
@@ -321,7 +322,12 @@ def test_the_whole_evaluation(tmp_path: Path, few_coins: None, capsys: pytest.Ca
     )  # fmt: skip
     assert json.loads(json_file.read_text()) == report
     parameters = sum(parameter.numel() for parameter in tiny_model("tiny_vit_with_skips").parameters())
-    assert report["model"] == {"checkpoint": checkpoint, "parameters": parameters, "image_size": 128}
+    assert report["model"] == {
+        "checkpoint": checkpoint,
+        "parameters": parameters,
+        "image_size": 128,
+        "sha256": {"model.safetensors": sha256_of(Path(checkpoint) / "model.safetensors")},
+    }
     assert report["settings"]["first_seed"] == 1_000_000
     assert {"torch", "sam-variants"} <= set(report["versions"])
     scenes, coins = report["results"]["held_out"], report["results"]["coins"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sam_variants.checkpoint_layouts.load_checkpoint import load_checkpoint
 from sam_variants.decoders.mask_decoder import MaskDecoder
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
+from sam_variants.pretrained_part import PretrainedPart
 from tests.tiny import save_tiny, save_tiny_video, tiny_model
 
 LOADERS = (AutoModel.from_pretrained, SamVariantsModel.from_pretrained)
@@ -84,6 +86,44 @@ def test_who_asks_for_it_gets_new_weights(kind: str, folder: Path, poison_empty:
         assert info["missing_keys"] or info["mismatched_keys"]
         assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
         assert isinstance(load(folder, ignore_mismatched_sizes=True), SamVariantsModel)
+
+
+def junk(tensors: dict[str, Tensor]) -> None:
+    tensors |= {"mask_decoder.junk": torch.ones(3), "memory_encoder.junk": torch.ones(3)}
+
+
+def drop_a_block(folder: Path) -> None:
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    values["vision_config"]["depth"] -= 1
+    path.write_text(json.dumps(values))
+
+
+SURPLUS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a block of the encoder": (drop_a_block, r"14 unexpected: image_encoder\.blocks\.2\."),
+    "keys of nothing": (lambda folder: edit_weights(folder, junk), r"1 unexpected: mask_decoder\.junk"),
+}
+
+
+@pytest.mark.parametrize("kind", SURPLUS)
+def test_what_is_left_over_is_named(kind: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "vit")
+    edit, message = SURPLUS[kind]
+    edit(folder)
+    for load in LOADERS:
+        with pytest.raises(ValueError, match=rf"weights in '.*' do not fit a SamVariantsModel .*; keys {message}"):
+            load(folder)
+        assert load(folder, ignore_mismatched_sizes=True)
+    with pytest.raises(ValueError, match=r"nothing was loaded; keys .* unexpected"):
+        load_checkpoint(folder)
+
+
+def test_other_parts_of_a_checkpoint_are_not_left_over(tmp_path: Path) -> None:
+    folder = save_tiny_video(tmp_path / "video")
+    whole = SamVariantsVideoModel.from_pretrained(folder)
+    for kind in (SamVariantsModel, *{type(part) for part in whole.children() if isinstance(part, PretrainedPart)}):
+        _, info = kind.from_pretrained(folder, output_loading_info=True)
+        assert not info["unexpected_keys"]
 
 
 def test_each_class_needs_its_own_parts_only(tmp_path: Path) -> None:

@@ -145,6 +145,9 @@ def test_the_cache_of_torch_hub_and_folders(empty_caches: Path) -> None:
     assert [place["kind"] for place in rows["sam2.1-hiera-tiny"]["here"]] == ["torch hub cache", "folder"]
     assert [place["load"] for place in rows["mobile-sam"]["here"]] == [str(own)]
     assert rows["sam-vit-base"]["here"] == []
+    renamed = own.rename(empty_caches / "my weights")
+    rows = listed("--folder", renamed)
+    assert [place["load"] for place in rows["mobile-sam"]["here"]] == [str(renamed)]
     result = run("models", "--folder", folder / "none")
     assert result.exit_code == 1
     assert "is no folder" in result.stderr

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_models import tiny_model as official_model
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, snapshot_download
 from local_hub import LocalHub
 from safetensors.torch import load_file, save_file
 from test_push_folder import ON_HUB, writes
@@ -18,11 +18,15 @@ from transformers import AutoModel
 from typer.testing import CliRunner
 
 from sam_variants.checkpoint_layouts.layout_table import LAYOUTS
-from sam_variants.checkpoint_layouts.load_checkpoint import export_state_dict
+from sam_variants.checkpoint_layouts.load_checkpoint import export_state_dict, load_checkpoint
 from sam_variants.configuration.known_checkpoints import CHECKPOINTS
 from sam_variants.default_checkpoint import default_checkpoint
+from sam_variants.hub.checksums import sha256_of
 from sam_variants.hub.repo_folder import write_repo_folder
+from sam_variants.hub.saved_weights import checkpoint_checksums
 from sam_variants.hub_scripts import cli, push_staging
+from sam_variants.hub_scripts.export_remote_code import DOOR, code_files, export_remote_code
+from sam_variants.processing.processor_for import processor_for
 
 REPORTS = Path(__file__).parent / "evaluation_reports"
 
@@ -138,19 +142,114 @@ def test_a_card_written_on_the_hub_is_kept_until_another_is_wanted(hub: LocalHub
     assert "Mine." not in hub.files("me/tiny")["README.md"].decode()
 
 
-def test_numbers_go_with_the_weights_they_were_measured_on(hub: LocalHub, folder: Path, tmp_path: Path) -> None:
+def report_of(path: Path, to: Path) -> Path:
+    """A report of an evaluation of a tiny model's checkpoint."""
     report = json.loads((REPORTS / "evaluate.json").read_text())
-    report["model"]["parameters"] = sum(p.numel() for p in tiny_model("tiny_vit").parameters())
-    (tmp_path / "evaluate.json").write_text(json.dumps(report))
-    run(folder, "me/tiny", "--license", "mit", "--evaluation", tmp_path / "evaluate.json")
+    parameters = sum(parameter.numel() for parameter in load_checkpoint(path).parameters())
+    report["model"] |= {"checkpoint": str(path), "parameters": parameters, "sha256": checkpoint_checksums(path)}
+    to.write_text(json.dumps(report))
+    return to
+
+
+def test_numbers_go_with_the_weights_they_were_measured_on(hub: LocalHub, folder: Path, tmp_path: Path) -> None:
+    report = report_of(folder, tmp_path / "evaluate.json")
+    run(folder, "me/tiny", "--license", "mit", "--evaluation", report)
     measured = ModelCard.load("me/tiny").data.eval_results
     assert len(measured) == 8
     assert "nothing has changed" in run(folder, "me/tiny")
+    run(folder, "me/tiny", "--max-shard-size", "150KB")
+    assert len(ModelCard.load("me/tiny").data.eval_results) == 8
+    other = save_tiny(tmp_path / "same size", seed=1)
+    error = run(other, "me/tiny", "--evaluation", report, fails=True)
+    assert sha256_of(folder / "model.safetensors") in error
+    assert sha256_of(other / "model.safetensors") in error
     run(save_tiny(tmp_path / "other", seed=1), "me/tiny")
     card = ModelCard.load("me/tiny")
     assert card.data.eval_results is None
     assert "Nothing: no evaluation" in card.text
     assert card.data.license == "mit"
+
+
+def test_weights_that_were_trained_further_lose_their_numbers(hub: LocalHub, folder: Path, tmp_path: Path) -> None:
+    run(folder, "me/tiny", "--license", "mit", "--evaluation", report_of(folder, tmp_path / "evaluate.json"))
+    clone = Path(snapshot_download("me/tiny", local_dir=tmp_path / "clone"))
+    run(clone, "me/copy")
+    assert len(ModelCard.load("me/copy").data.eval_results) == 8
+    tiny_model("tiny_vit", seed=1).save_pretrained(clone)
+    for repo_id in ("me/again", "me/tiny"):
+        run(clone, repo_id)
+        assert ModelCard.load(repo_id).data.eval_results is None
+        assert "Nothing: no evaluation" in ModelCard.load(repo_id).text
+
+
+def test_an_evaluation_may_be_of_what_was_converted(hub: LocalHub, tmp_path: Path) -> None:
+    theirs = save_theirs(tmp_path / "theirs")
+    report = report_of(theirs, tmp_path / "evaluate.json")
+    run(theirs, "me/tracker", "--license", "mit", "--evaluation", report)
+    assert len(ModelCard.load("me/tracker").data.eval_results) == 8
+    # They stay with the weights in their new layout.
+    assert "nothing has changed" in run("me/tracker", "me/tracker")
+    old = json.loads(report.read_text())
+    del old["model"]["sha256"]
+    report.write_text(json.dumps(old))
+    told = run(theirs, "me/tracker", "--evaluation", report, fails=True)
+    assert "does not say which weights it measured: run `sam-variants evaluate --json` again" in told
+
+
+def test_pictures_of_the_card_are_pushed(hub: LocalHub, folder: Path) -> None:
+    pictures = ["img/a b.png", "img/c.png", "img/d e.png", "img/unused.png"]
+    (folder / "img").mkdir()
+    for name in pictures:
+        (folder / name).write_bytes(b"x")
+    links = "![x](<img/a b.png>) ![y](img/c.png) ![z](./img/d%20e.png) ![o](../img/unused.png) ![p](/img/unused.png)"
+    (folder / "README.md").write_text(f"---\nlicense: mit\n---\n{links}\n")
+    assert run_json(folder, "me/tiny")["left_out"] == ["img/unused.png"]
+    assert [name for name in hub.files("me/tiny") if name.startswith("img/")] == pictures[:3]
+    run("me/tiny", "me/copy")
+    assert [name for name in hub.files("me/copy") if name.startswith("img/")] == pictures[:3]
+
+
+def test_names_of_other_code_are_left_out(hub: LocalHub, folder: Path) -> None:
+    add_code(folder, "them/code--mod")
+    told = run_json(folder, "me/tiny", "--license", "mit")
+    assert told["dropped"] == [
+        "auto_map of config.json",
+        "custom_pipelines of config.json",
+        "auto_map of processor_config.json",
+    ]
+    files = hub.files("me/tiny")
+    for name in ("config.json", "processor_config.json"):
+        assert b"them/code" not in files[name]
+    assert b"trust_remote_code" not in files["README.md"]
+    # The generated code's own name, without that code, is no better.
+    add_code(folder, DOOR)
+    assert "left out, because the code that it names is not in the folder: auto_map" in run(folder, "me/tiny")
+    assert b"trust_remote_code" not in hub.files("me/tiny")["README.md"]
+    export_remote_code(folder)
+    assert run_json(folder, "me/tiny")["dropped"] == []
+    assert "auto_map" in json.loads(hub.files("me/tiny")["config.json"])
+    assert b"trust_remote_code" in hub.files("me/tiny")["README.md"]
+
+
+def add_code(folder: Path, module: str) -> None:
+    """Let the configurations of a folder name the classes of a module."""
+    for name in ("config.json", "processor_config.json"):
+        if not (folder / name).is_file():
+            processor_for(tiny_model("tiny_vit")).save_pretrained(folder)
+        values = json.loads((folder / name).read_text())
+        values["auto_map"] = {"AutoConfig": f"{module}.C", "AutoTokenizer": [f"{module}.T", None]}
+        if name == "config.json":
+            values["custom_pipelines"] = {"mask-generation": {"impl": f"{module}.P", "pt": ["AutoModel"]}}
+        else:
+            values["image_processor"]["auto_map"] = {"AutoImageProcessor": f"{module}.I"}
+        (folder / name).write_text(json.dumps(values))
+
+
+def test_a_weights_file_of_a_repository_is_the_repository(hub: LocalHub, folder: Path) -> None:
+    run(folder, "me/tiny", "--license", "mit")
+    run("me/tiny/model.safetensors", "me/copy")
+    assert sorted(hub.files("me/copy")) == ON_HUB
+    assert ModelCard.load("me/copy").data.license == "mit"
 
 
 def test_a_generated_card_beside_the_weights_learns_where_it_lies(hub: LocalHub, folder: Path) -> None:
@@ -199,14 +298,36 @@ def test_a_published_file_is_known_by_its_content(
     assert known.url in card.text
 
 
+def test_every_file_of_a_dry_run_is_named(hub: LocalHub, folder: Path) -> None:
+    told = run(folder, "me/tiny", "--license", "mit", "--with-code", "--dry-run")
+    assert [name for name in code_files() if name not in told] == []
+    run(folder, "me/tiny", "--license", "mit")
+    (folder / "LICENSE").write_text("Do as you like.\n")
+    assert "would push 1 file, " in run(folder, "me/tiny", "--dry-run")
+    assert "pushed 1 file, " in run(folder, "me/tiny")
+
+
+def test_somebodys_own_module_is_not_written_over(hub: LocalHub, folder: Path) -> None:
+    run(folder, "me/tiny", "--license", "mit")
+    hub.put("me/tiny", {"mlp.py": b"# mine\n"})
+    for extra in ([], ["--dry-run"]):
+        told = run(folder, "me/tiny", "--with-code", *extra, fails=True)
+        assert "files of its own where generated code would go: mlp.py;" in told
+    run(folder, "me/tiny")
+    assert hub.files("me/tiny")["mlp.py"] == b"# mine\n"
+
+
 def test_with_code(hub: LocalHub, folder: Path) -> None:
     told = run(folder, "me/tiny", "--license", "mit", "--with-code")
     assert "modules, *.py" in told
     assert "modeling_sam_variants.py" in hub.files("me/tiny")
     assert "auto_map" in json.loads(hub.files("me/tiny")["config.json"])
     assert "trust_remote_code=True" in ModelCard.load("me/tiny").text
-    told = run(folder, "me/tiny")
-    assert "deleted" in told
+    told = run(folder, "me/tiny", "--dry-run")
+    assert "would delete the code of an earlier push" in told
+    assert "modeling_sam_variants.py" in told
+    assert "would push 3 files" in told
+    assert "deleted the code of an earlier push" in run(folder, "me/tiny")
     assert sorted(hub.files("me/tiny")) == ON_HUB
     assert "trust_remote_code" not in ModelCard.load("me/tiny").text
 
@@ -219,6 +340,9 @@ def test_with_code(hub: LocalHub, folder: Path) -> None:
         (["--license", "mit", "--base-model", "somewhere"], "base_model='somewhere'"),
         (["--license", "mit", "--include", "*.csv"], "include='*.csv' matches no file"),
         (["--license", "mit", "--evaluation", __file__], "is no JSON file"),
+        (["--license", "mit", "--license-name", "Terms"], "license_name='Terms' is for license='other'"),
+        (["--license", "other"], "give its license_name and its license_link too"),
+        (["--license", "mit", "--dataset", "not a dataset"], "'not a dataset', which is no data set"),
     ],
 )
 def test_errors_are_one_line_and_leave_the_hub_alone(

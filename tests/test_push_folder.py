@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from local_hub import LocalHub
 from tiny import tiny_model
 from transformers import AutoModel
 
-from sam_variants.hub.checksums import sha256_of, write_checksums
+from sam_variants.hub.checksums import sha256_of, verify_files, write_checksums
 from sam_variants.hub.push_folder import PushReport, push_folder
 from sam_variants.hub.repo_files import GENERATED_CODE, linked_pictures, repo_files
 from sam_variants.hub.repo_folder import write_repo_folder
 from sam_variants.hub_scripts import export_remote_code
+from sam_variants.processing.processor_for import processor_for
 
 FILES = ["README.md", "SHA256SUMS", "config.json", "model.safetensors", "processor_config.json"]
 ON_HUB = sorted([".gitattributes", *FILES])
@@ -31,7 +33,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def writes(hub: LocalHub, since: int = 0) -> list[tuple[str, str]]:
-    return [request for request in hub.hub.log[since:] if request[0] not in ("GET", "HEAD")]
+    """Requests that write; asking whether a card is well made does not."""
+    return [
+        request for request in hub.hub.log[since:] if request[0] not in ("GET", "HEAD") and "validate" not in request[1]
+    ]
 
 
 def commits(hub: LocalHub, repo_id: str = "me/tiny", revision: str = "main") -> int:
@@ -331,6 +336,8 @@ def test_a_repository_folder_is_written_whole_or_not_at_all(folder: Path) -> Non
         write_repo_folder(tiny_model("tiny_vit", seed=1).fuse(), folder)
 
     class Broken:
+        image_processor = processor_for(tiny_model("tiny_vit")).image_processor
+
         def save_pretrained(self, folder: Path) -> None:
             raise OSError("disk full")
 
@@ -351,3 +358,41 @@ def test_a_second_folder_over_the_first(folder: Path) -> None:
     sums = (folder / "SHA256SUMS").read_text()
     assert sums == write_checksums(folder).read_text()
     AutoModel.from_pretrained(folder)
+
+
+def test_weights_of_others_are_not_deleted(hub: LocalHub, folder: Path) -> None:
+    others = [
+        "precious.safetensors",
+        "adapter_model.safetensors",
+        "model.fp16.safetensors",
+        "old.safetensors.index.json",
+    ]
+    shard = "model-00001-of-00002.safetensors"
+    hub.put("me/tiny", dict.fromkeys([*others, shard, "model.safetensors.index.json"], b"x"))
+    push_folder(folder, "me/tiny")
+    assert sorted(hub.files("me/tiny")) == sorted([*ON_HUB, *others])
+    for name in [*others, shard]:
+        (folder / name).write_bytes(b"x")
+    write_repo_folder(tiny_model("tiny_vit"), folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, *others])
+
+
+def test_what_is_cut_off_in_an_old_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+    moved: list[str] = []
+
+    def cut_off(source: Path, target: Path) -> None:
+        if Path(target).parent != folder:
+            replace(source, target)
+            return
+        moved.append(Path(target).name)
+        if len(moved) == len(FILES):
+            raise OSError("disk full")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", cut_off)
+    with pytest.raises(OSError, match="disk full"):
+        write_repo_folder(tiny_model("tiny_vit", seed=1), folder)
+    assert moved[-1] == "SHA256SUMS"
+    with pytest.raises(ValueError, match="damaged or was changed"):
+        verify_files(folder)

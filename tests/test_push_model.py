@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import signature
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard, create_repo
 from local_hub import LocalHub
+from test_model_card import report
 from test_push_folder import ON_HUB, writes
 from tiny import save_tiny, tiny_model, tiny_video_model
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
@@ -16,6 +18,8 @@ from transformers.utils import PushToHubMixin
 
 from sam_variants.encoders.encoder_tiny_vit import TinyViT
 from sam_variants.hub.model_card import model_card
+from sam_variants.hub.repo_folder import write_repo_folder
+from sam_variants.hub.saved_weights import checkpoint_checksums
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processor_for import processor_for
 
@@ -81,6 +85,42 @@ def test_another_processor(hub: LocalHub) -> None:
     processor.image_processor.image_mean = [1.0, 2.0, 3.0]
     model.push_to_hub("me/tiny", processor=processor)
     assert list(AutoProcessor.from_pretrained("me/tiny").image_processor.image_mean) == [1.0, 2.0, 3.0]
+
+
+def test_a_processor_that_does_not_fit_is_refused(hub: LocalHub, tmp_path: Path) -> None:
+    model, processor = tiny_model("tiny_vit"), processor_for("mobile-sam")
+    for write in (model.push_to_hub, partial(write_repo_folder, model)):
+        with pytest.raises(ValueError, match="for images of 1024 pixels, but the model takes 64"):
+            write(tmp_path / "model" if isinstance(write, partial) else "me/tiny", processor=processor)
+    assert not hub.hub.log
+    assert not list(tmp_path.glob("model*"))
+
+
+def test_what_the_card_says(hub: LocalHub, tmp_path: Path) -> None:
+    model = tiny_model("tiny_vit")
+    write_repo_folder(model, tmp_path / "model")
+    evaluation = report("evaluate")
+    evaluation["model"] |= {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "sha256": checkpoint_checksums(tmp_path / "model"),
+    }
+    said = {"license": "mit", "base_model": "me/base", "datasets": "me/scenes", "evaluation": evaluation}
+    model.push_to_hub("me/tiny", **said)
+    data = ModelCard.load("me/tiny").data
+    assert (data.license, data.base_model, data.datasets) == ("mit", "me/base", ["me/scenes"])
+    assert len(data.eval_results) == 8
+    with pytest.raises(ValueError, match=r"of other weights"):
+        tiny_model("tiny_vit", seed=1).push_to_hub("me/tiny", evaluation=evaluation)
+    with pytest.raises(ValueError, match="a card was given, so it says license itself"):
+        model.push_to_hub("me/tiny", license="mit", card=model_card(model))
+
+
+def test_arguments_of_another_kind(hub: LocalHub) -> None:
+    with pytest.raises(TypeError, match=r"card is a str, expected a huggingface_hub\.ModelCard"):
+        tiny_model("tiny_vit").push_to_hub("me/tiny", card="# hi")
+    with pytest.raises(TypeError, match=r"repo_id is a .*Path"):
+        tiny_model("tiny_vit").push_to_hub(Path("me/tiny"))
+    assert not hub.hub.log
 
 
 def test_every_argument_of_transformers_is_taken() -> None:

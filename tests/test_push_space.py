@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from huggingface_hub import SpaceCard, snapshot_download
 from local_hub import LocalHub
+from test_push_folder import writes
 from typer.testing import CliRunner, Result
 
 from sam_variants.hub_scripts.cli import app
@@ -87,7 +88,7 @@ def test_a_dry_run_writes_nothing(hub: LocalHub, tmp_path: Path) -> None:
     assert rehearsed["dry_run"]
     assert rehearsed["creates"]
     assert hub.hub.repos == {}
-    assert not [request for request in hub.hub.log if request[0] not in ("GET", "HEAD")]
+    assert writes(hub) == []
     write_space(tmp_path / "space")
     expected = {
         path.relative_to(tmp_path / "space").as_posix(): path.stat().st_size

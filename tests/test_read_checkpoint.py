@@ -74,6 +74,7 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "web page": (lambda _: b"\n <!DOCTYPE html><html><body>Not found</body></html>", "is a web page"),
     "lfs pointer": (lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
     "text": (lambda _: b"these are not the weights you are looking for", "is not a checkpoint"),
+    "short text": (lambda _: b"hello world\nfoo bar\n", r"or is truncated \(KeyError\)"),
     "noise": (lambda _: bytes(range(255, 0, -1)) * 9, "none was run|is not a checkpoint"),
     "torch cut short": (lambda path: torch_bytes(path)[:2500], "is truncated"),
     "torch cut at the end": (lambda path: torch_bytes(path)[:-30], "is truncated"),

@@ -57,7 +57,7 @@ def load_checkpoint(
         2.1, a `SamVariantsModel` for SAM, MobileSAM and a `Sam2Model` (which has no memory).
 
     Raises:
-        FileNotFoundError: when a file does not exist.
+        FileNotFoundError: when a file, or a shard, does not exist.
         OSError: when a Hub repository cannot be read.
         ValueError: when the content is no checkpoint, holds code, does not fit the configuration key by key, or is not
             what its checksum says; for the revision of something that is no Hub repository.
@@ -72,7 +72,10 @@ def load_checkpoint(
     is_ours = str(values.get("model_type", "")).startswith(OWN_MODEL_TYPE)
     if values and config is None:
         config = own_config(values, source) if is_ours else foreign_config(values, source)
-    tensors = read_weights_folder(path) if path.is_dir() else read_checkpoint(path)
+    try:
+        tensors = read_weights_folder(path) if path.is_dir() else read_checkpoint(path)
+    except FileNotFoundError as error:  # of a repository, the path is one in the cache
+        raise FileNotFoundError(f"{source} is incomplete: {error}") from error
     if not is_ours:
         tensors = layout_of(tensors, source).table.to_ours(tensors)
     if config is None:

@@ -77,7 +77,8 @@ def read_weights_folder(folder: Path) -> dict[str, Tensor]:
         folder: holds `model.safetensors`, a sharded index, or exactly one other weights file.
 
     Raises:
-        ValueError: when there are no weights, several candidates, or a shard or one of its keys is missing.
+        FileNotFoundError: when a shard is missing.
+        ValueError: when there are no weights, several candidates, or a key of a shard is missing.
     """
     for name in WHOLE_NAMES:
         if (folder / name).is_file():
@@ -99,6 +100,8 @@ def read_shards(index_path: Path) -> dict[str, Tensor]:
     weight_map = check_weight_map(read_json(index_path).get("weight_map"), index_path)
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(weight_map.values())):
+        if not (index_path.parent / name).is_file():
+            raise FileNotFoundError(f"{index_path.name} names the shard {name!r}, which is missing")
         shard = read_checkpoint(index_path.parent / name)
         expected = {key for key, shard_name in weight_map.items() if shard_name == name}
         if set(shard) != expected:
@@ -154,7 +157,9 @@ def read_torch(path: Path, head: bytes) -> Any:
             f"{str(path)!r} is no checkpoint that can be read without running code it may hold, and none was run"
         ) from error
     except Exception as error:  # a damaged file makes torch raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+        reason = (str(error).splitlines() or [""])[0].split(". ")[0]
+        if re.search("[A-Za-z]", reason) is None:  # a bare number or nothing
+            reason = type(error).__name__
         raise ValueError(f"{str(path)!r} is not a checkpoint or is truncated ({reason})") from error
 
 

@@ -17,7 +17,7 @@ from sam_variants.configuration.configuration_sam_variants_video import SamVaria
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
 
 MAX_PIXEL = 255
-BILINEAR = 2
+DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def write_official(model: PreTrainedModel, path: Path) -> None:
     row = published_as(model.config)
     # Contiguous, because a view would take the memory of all that it is a part of into the file.
     tensors = {name: tensor.contiguous() for name, tensor in official_state_dict(model).items()}
-    torch.save({row.wrapper: tensors} if row.wrapper else tensors, path)
+    with path.open("wb") as file:  # so that it is Python that says what a full disk does to it
+        torch.save({row.wrapper: tensors} if row.wrapper else tensors, file)
 
 
 def to_transformers(model: PreTrainedModel, layout: str | None = None) -> PreTrainedModel:
@@ -117,7 +118,12 @@ def to_transformers(model: PreTrainedModel, layout: str | None = None) -> PreTra
     """
     name = transformers_layout(model.config) if layout is None else layout
     config_to: Any = LAYOUTS[name].config_to
-    return their_model(name, config_to(model.config), without_aliases(export_state_dict(model, name)), model.dtype)
+    tensors = without_aliases(export_state_dict(model, name))
+    theirs = their_model(name, config_to(model.config), tensors, model.dtype)
+    current = theirs.state_dict()
+    others = {name: tensor for name, tensor in tensors.items() if tensor.dtype != current[name].dtype}
+    theirs.load_state_dict(others, strict=False, assign=True)  # of a model with several dtypes
+    return theirs
 
 
 def without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -155,7 +161,10 @@ def write_transformers(
     Raises:
         ValueError: when transformers has no such model.
     """
-    to_transformers(model).save_pretrained(folder, max_shard_size=max_shard_size)
+    theirs: Any = to_transformers(model)
+    theirs.save_pretrained(folder, max_shard_size=max_shard_size)
+    theirs.config.dtype = model.config.dtype  # to compute in; saving makes it the stored one
+    theirs.config.save_pretrained(folder)
     for name, values in processor_files(transformers_layout(model.config), processor).items():
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
@@ -168,16 +177,18 @@ def processor_files(layout: str, processor: SamVariantsProcessor) -> dict[str, d
     image_processor: Any = processor.image_processor
     side = image_processor.image_size
     mask_side = dict(image_processor.mask_size)["height"]
-    scale = 1 if image_processor.do_rescale else MAX_PIXEL
+    rescales = bool(image_processor.do_rescale)
+    # What rescales is the published way; without it, mean and deviation are on 0..255.
+    scale = MAX_PIXEL if image_processor.do_normalize and not rescales else 1
     common = {
         "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
+        "do_normalize": bool(image_processor.do_normalize),
+        "do_rescale": rescales or bool(image_processor.do_normalize),
         "do_resize": True,
-        "image_mean": [round(value / scale, 6) for value in image_processor.image_mean],
-        "image_std": [round(value / scale, 6) for value in image_processor.image_std],
-        "resample": BILINEAR,
-        "rescale_factor": 1 / MAX_PIXEL,
+        "image_mean": [round(value / scale, DIGITS) for value in image_processor.image_mean],
+        "image_std": [round(value / scale, DIGITS) for value in image_processor.image_std],
+        "resample": int(image_processor.resample),
+        "rescale_factor": image_processor.rescale_factor if rescales else 1 / MAX_PIXEL,
     }
     square, mask_square = {"height": side, "width": side}, {"height": mask_side, "width": mask_side}
     if layout == "transformers-sam":

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-MARK = "<!-- Written by sam-variants. Change the text above and it is kept from then on. {digest} -->"
-MARK_PATTERN = re.compile(re.escape(MARK).replace(r"\{digest\}", "([0-9a-f]{16})"))
+from sam_variants.hub.card_checks import check_given
+from sam_variants.hub.saved_weights import weights_digest
+
+MARK = "<!-- Written by sam-variants. Change the text above and it is kept from then on. {digest}{weights} -->"
+MARK_PATTERN = re.compile(
+    re.escape(MARK).replace(r"\{digest\}", "([0-9a-f]{16})").replace(r"\{weights\}", "(?: weights ([0-9a-f]{16}))?")
+)
 # Sentences of the generated text that the metadata has no room for.
 BASE_PATTERN = re.compile(r"^Base: \[`(.+?)`\]", re.MULTILINE)
 SOURCE_PATTERN = re.compile(r"Converted from (.+?) with `sam-variants`:")
@@ -28,7 +34,9 @@ FIELDS = {
 }
 # What no longer holds when something else is said of a field.
 DEPENDENTS = {"license": ("license_name", "license_link"), "base_model": ("base_model_relation", "source")}
-GENERATED_FIELDS = ("pipeline_tag", "library_name", "model-index", *FIELDS.values())
+# Always written, and kept when somebody chose another value.
+CHOSEN_FIELDS = ("pipeline_tag", "library_name")
+GENERATED_FIELDS = (*CHOSEN_FIELDS, "model-index", *FIELDS.values())
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ def choose_card(
     given: Mapping[str, Any],
     own: ModelCard | None = None,
     remote: ModelCard | None = None,
-    same_weights: bool = False,
+    weights: Sequence[Mapping[str, str]] = (),
     new: bool = False,
 ) -> ModelCard:
     """The card of a folder that goes to a repository.
@@ -53,31 +61,37 @@ def choose_card(
     in. Generated text is generated again, from what is given now and what the earlier cards say.
 
     Args:
-        make: `model_card` for this checkpoint; takes `given` and what earlier cards say.
+        make: `model_card` for this checkpoint; takes `given`, `weights` and what earlier cards say.
         given: what the caller asked for, which beats what the cards say.
         own: the folder's card.
         remote: the repository's card.
-        same_weights: whether the repository holds these weights already. Of others, numbers measured there are dropped.
+        weights: file name → sha256 of this checkpoint's weights, also in layouts that they had before. Numbers of an
+            earlier card that was generated for others are dropped.
         new: whether to leave the earlier cards out.
 
     Returns:
         The card; one that is kept and lacks nothing is unchanged to the byte.
     """
     given = {name: value for name, value in given.items() if value}
+    make = partial(make, weights=weights)
     if new:
+        check_given(given, {})
         return make(**given)
     earlier = [card for card in (remote, own) if card is not None]
+    said = [said_by(card) for card in earlier]
     known: dict[str, Any] = {}
-    for card in earlier:
-        known |= said_by(card)
+    for values in said:
+        known |= values
     for name, dependents in DEPENDENTS.items():
         if name in given:
             known = {field: value for field, value in known.items() if field not in dependents}
-    valid = [card for card, is_valid in ((remote, same_weights), (own, True)) if card is not None and is_valid]
-    results = next((found for card in reversed(valid) if (found := results_of(card)) is not None), None)
-    if results is not None and "evaluation" not in given:
-        known["earlier_results"] = results
-    fresh = make(**{**known, **given})
+    check_given(given, known)
+    digests = {weights_digest(checksums) for checksums in weights}
+    valid = [found for card in reversed(earlier) if (found := results_of(card, digests)) is not None]
+    if valid and "evaluation" not in given:
+        known["earlier_results"] = valid[0]
+    tags = [tag for values in [*said, given] for tag in values.get("tags", [])]
+    fresh = make(**{**known, **given, "tags": list(dict.fromkeys(tags))})
     kept = next((card for card in reversed(earlier) if not is_untouched(card)), None)
     asked = {FIELDS[name] for name in given if name in FIELDS}
     if kept is None:
@@ -85,10 +99,16 @@ def choose_card(
     return completed(kept, fresh, asked, given.get("tags") or [])
 
 
-def signed(text: str) -> str:
-    """A generated text with a mark (a comment that pages don't show) by which a later change is noticed."""
+def signed(text: str, weights: str | None = None) -> str:
+    """A generated text with a mark (a comment that pages don't show) by which a later change is noticed.
+
+    Args:
+        text: of the card.
+        weights: the `weights_digest` of what it is about.
+    """
     text = text.strip()
-    return f"{text}\n\n{MARK.format(digest=digest_of(text))}\n"
+    mark = MARK.format(digest=digest_of(text), weights=f" weights {weights}" if weights else "")
+    return f"{text}\n\n{mark}\n"
 
 
 def is_untouched(card: ModelCard) -> bool:
@@ -138,11 +158,11 @@ def said_by(card: ModelCard) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
-def results_of(card: ModelCard) -> EarlierResults | None:
-    """The numbers of a generated card; None when it has none, or somebody changed its text."""
-    found = RESULTS_PATTERN.search(card.text.replace("\r\n", "\n"))
+def results_of(card: ModelCard, digests: Collection[str]) -> EarlierResults | None:
+    """The numbers of a generated card; None when it has none, is of other weights, or somebody changed its text."""
+    found, mark = RESULTS_PATTERN.search(card.text.replace("\r\n", "\n")), MARK_PATTERN.search(card.text)
     entries = results_in(card)
-    if found is None or not entries or not is_untouched(card):
+    if found is None or mark is None or mark[2] not in digests or not entries or not is_untouched(card):
         return None
     return EarlierResults(entries, found[1])
 
@@ -180,13 +200,24 @@ def results_in(card: ModelCard) -> list[EvalResult]:
 
 
 def newer_results(old: list[EvalResult], new: list[EvalResult]) -> list[EvalResult]:
-    """New results, behind the old ones of which there is no new version."""
+    """New results, behind the old ones of which there is no new version.
+
+    The file has one group of settings for each task, data set and its configuration: old results under other settings
+    can't stay in a group of the new.
+    """
+    settings = {result.unique_identifier: result.dataset_args for result in new}
 
     def place(result: EvalResult) -> tuple[Any, ...]:
         return result.task_type, result.dataset_type, result.dataset_config, result.metric_type, result.metric_name
 
     replaced = {place(result) for result in new}
-    return [*(result for result in old if place(result) not in replaced), *new]
+    kept = [
+        result
+        for result in old
+        if place(result) not in replaced
+        and settings.get(result.unique_identifier, result.dataset_args) == result.dataset_args
+    ]
+    return [*kept, *new]
 
 
 def with_additions(fresh: ModelCard, earlier: list[ModelCard]) -> ModelCard:
@@ -196,7 +227,8 @@ def with_additions(fresh: ModelCard, earlier: list[ModelCard]) -> ModelCard:
         added |= {
             name: value
             for name, value in card.data.to_dict().items()
-            if name not in fresh.data.to_dict() and (name not in GENERATED_FIELDS or isinstance(value, list))
+            if name in CHOSEN_FIELDS
+            or (name not in fresh.data.to_dict() and (name not in GENERATED_FIELDS or isinstance(value, list)))
         }
     added.pop("model-index", None)
     if not added:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult
+
+from sam_variants.hub.evaluation_report import COMMANDS, is_count, kind_of
 
 TASK_TYPE, TASK_NAME = "mask-generation", "Promptable segmentation"
 # The sets of the evaluation commands: the name in the report → (identifier, title) in the card.
@@ -29,7 +32,6 @@ TRACKED = {
     "j_reappeared": "mean IoU, objects that came back",
     "j_absent": "share of empty answers for hidden objects",
 }
-COMMANDS = {"prompts": "evaluate", "tracking": "evaluate-tracking", "everything": "evaluate-everything"}
 
 
 @dataclass(frozen=True)
@@ -51,25 +53,6 @@ class Measurement:
     count: str
 
 
-def kind_of(report: Mapping[str, Any]) -> str:
-    """Which command wrote a report: a key of `COMMANDS`.
-
-    Raises:
-        ValueError: for anything else than such a report.
-    """
-    results = report.get("results") if isinstance(report, Mapping) else None
-    facts = report.get("model") if isinstance(report, Mapping) else None
-    if isinstance(results, Mapping) and isinstance(facts, Mapping) and {"parameters", "image_size"} <= facts.keys():
-        if "j" in results.get("session", {}):
-            return "tracking"
-        if results and all("all" in found.get("model", {}) for found in results.values()):
-            return "prompts"
-        if results and all("full" in found for found in results.values()):
-            return "everything"
-    commands = ", ".join(f"sam-variants {command} --json" for command in COMMANDS.values())
-    raise ValueError(f"this is no evaluation of a model; give what one of these wrote: {commands}")
-
-
 def measurements(report: Mapping[str, Any]) -> list[Measurement]:
     """The numbers of a report that belong to its model; those of baselines and times stay out.
 
@@ -77,9 +60,34 @@ def measurements(report: Mapping[str, Any]) -> list[Measurement]:
         report: what an evaluation command wrote with --json.
 
     Raises:
-        ValueError: for anything else than such a report.
+        ValueError: for anything else than such a report, and for a number that is none from 0 to 1.
     """
-    return list(READERS[kind_of(report)](report["results"]))
+    kind = kind_of(report)
+    try:
+        found = list(READERS[kind](report["results"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"the evaluation is not as `sam-variants {COMMANDS[kind]} --json` writes it: {problem}"
+        ) from error
+    for number in found:
+        if not is_share(number.value):
+            raise ValueError(
+                f"the evaluation has {number.value!r} for {number.name!r} ({number.dataset[1]}), expected a number "
+                "from 0 to 1"
+            )
+    return found
+
+
+def is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+
+
+def counted(scores: Mapping[str, Any], what: str) -> str:
+    """ "673 objects"; a TypeError for what is no number."""
+    if not is_count(scores[what]):
+        raise TypeError(f"{what} is {scores[what]!r}")
+    return f"{scores[what]} {what}"
 
 
 def prompted(results: Mapping[str, Any]) -> Iterator[Measurement]:
@@ -87,12 +95,12 @@ def prompted(results: Mapping[str, Any]) -> Iterator[Measurement]:
         scores = found["model"]["all"]
         for key, title in PROMPTED.items():
             if key in scores:
-                yield Measurement(set_of(name), MEAN_IOU, title, scores[key], f"{scores['objects']} objects")
+                yield Measurement(set_of(name), MEAN_IOU, title, scores[key], counted(scores, "objects"))
 
 
 def tracked(results: Mapping[str, Any]) -> Iterator[Measurement]:
     scores = results["session"]
-    count = f"{scores['objects']} objects in {scores['clips']} clips"
+    count = f"{counted(scores, 'objects')} in {counted(scores, 'clips')}"
     for key, title in TRACKED.items():
         if scores.get(key) is not None:
             yield Measurement(CLIPS, MEAN_IOU if key != "j_absent" else key, title, scores[key], count)
@@ -100,7 +108,7 @@ def tracked(results: Mapping[str, Any]) -> Iterator[Measurement]:
 
 def everything(results: Mapping[str, Any]) -> Iterator[Measurement]:
     for name, found in results.items():
-        scores, count = found["full"], f"{found['images']} images"
+        scores, count = found["full"], counted(found, "images")
         for least, share in scores["objects"].items():
             if share is not None:
                 title = f"share of objects found, IoU from {least}"
@@ -117,17 +125,6 @@ def set_of(name: str) -> tuple[str, str]:
     return SETS.get(name, (name, name.replace("_", " ")))
 
 
-def check_model(report: Mapping[str, Any], num_parameters: int) -> None:
-    """Raise a ValueError when a report is about another model than one of so many parameters."""
-    kind_of(report)
-    about = report["model"]
-    if about["parameters"] != num_parameters:
-        raise ValueError(
-            f"the evaluation is of another model: of {about.get('checkpoint')!r} with {about['parameters']:,} "
-            f"parameters, where this one has {num_parameters:,}"
-        )
-
-
 def eval_results(reports: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
     """The entries of the card's `model-index`; values as in the reports, between 0 and 1."""
     return [
@@ -136,15 +133,33 @@ def eval_results(reports: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
             task_name=TASK_NAME,
             dataset_type=found.dataset[0],
             dataset_name=found.dataset[1],
-            dataset_config=COMMANDS[kind_of(report)],
+            dataset_config=config,
             dataset_args={**settings_of(report), "image_size": report["model"]["image_size"]},
             metric_type=found.kind,
             metric_name=found.name,
             metric_value=found.value,
         )
-        for report in reports
+        for report, config in zip(reports, dataset_configs(reports), strict=True)
         for found in measurements(report)
     ]
+
+
+def dataset_configs(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each report is called in the metadata, where entries of one data set and name share their settings.
+
+    Raises:
+        ValueError: for two reports of one command with the same settings.
+    """
+    plain = [f"{COMMANDS[kind_of(report)]}, {report['model']['image_size']} pixels" for report in reports]
+    configs: list[str] = []
+    for name, report in zip(plain, reports, strict=True):
+        own = settings_of(report)
+        alike = [settings_of(other) for other, its in zip(reports, plain, strict=True) if its == name]
+        differing = sorted({key for other in alike for key in own | other if own.get(key) != other.get(key)})
+        configs.append(", ".join([name, *(f"{key} {own.get(key)}" for key in differing)]))
+    if twice := next((config for config in configs if configs.count(config) > 1), None):
+        raise ValueError(f"there are two evaluations with the same settings ({twice}): give one of them")
+    return configs
 
 
 def settings_of(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from transformers.utils import logging
+
 from sam_variants.configuration.known_checkpoints import CHECKPOINTS
 
 CHECKSUMS_FILE = "SHA256SUMS"
@@ -17,6 +19,8 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 # As `sha256sum` writes it: the asterisk stands for a file that was read as binary.
 LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 MAX_LINKS = 10
+
+logger = logging.get_logger(__name__)
 
 
 def sha256_of(path: Path) -> str:
@@ -47,13 +51,14 @@ def update_checksums(folder: Path, names: Iterable[str]) -> None:
     """Bring `SHA256SUMS` up to date after these files of a folder were written.
 
     Lines of other files stay as they are: their files may have changed since, and that is for a check to find. Lines of
-    files that are gone go too, and with the last line the file.
+    files that are gone go too, as do lines that can't be read, with a warning, and with the last line the file.
 
     Args:
         folder: holds the weights.
         names: the files that were just written.
     """
-    kept = {name: checksum for name, checksum in read_checksums(folder).items() if (folder / name).is_file()}
+    before = read_checksums(folder, strict=False)
+    kept = {name: checksum for name, checksum in before.items() if (folder / name).is_file()}
     found = kept | {name: sha256_of(folder / name) for name in names}
     if found:
         store(folder, found)
@@ -69,8 +74,12 @@ def store(folder: Path, checksums: dict[str, str]) -> Path:
     return path
 
 
-def read_checksums(folder: Path) -> dict[str, str]:
+def read_checksums(folder: Path, strict: bool = True) -> dict[str, str]:
     """File name → sha256 as `SHA256SUMS` in a folder states; empty without one.
+
+    Args:
+        folder: holds the file.
+        strict: False leaves out, with a warning, what raises otherwise.
 
     Raises:
         ValueError: for a line that is none of `sha256sum`, and two different checksums of one file.
@@ -84,10 +93,15 @@ def read_checksums(folder: Path) -> dict[str, str]:
             continue
         parts = LINE.fullmatch(line)
         if parts is None:
-            raise ValueError(f"{str(path)!r}, line {number}: expected a sha256 and a file name, found {line[:80]!r}")
-        checksum, name = parts[1].lower(), parts[2].removeprefix("./")
-        if found.setdefault(name, checksum) != checksum:
-            raise ValueError(f"{str(path)!r} states two checksums of {name!r}")
+            problem = f"{str(path)!r}, line {number}: expected a sha256 and a file name, found {line[:80]!r}"
+        else:
+            checksum, name = parts[1].lower(), parts[2].removeprefix("./")
+            if found.setdefault(name, checksum) == checksum:
+                continue
+            problem = f"{str(path)!r} states two checksums of {name!r}"
+        if strict:
+            raise ValueError(problem)
+        logger.warning(f"{problem}; the line is left out")
     return found
 
 

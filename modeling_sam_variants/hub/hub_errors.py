@@ -29,10 +29,10 @@ REASONS: dict[type[Exception], str] = {
 STATUS_REASONS = {
     400: "the Hub could not understand the request",
     401: f"the Hub does not know who you are; log in with {LOG_IN}",
-    403: f"the Hub does not let you do that; log in with {LOG_IN} and a token that may write there",
+    403: f"the Hub does not let you do that; log in with {LOG_IN} and a token that has the right to",
     404: "the Hub has nothing there",
     409: "another change was made at the same time; try again",
-    412: "the repository was changed meanwhile, and nothing was written; try again",
+    412: "the repository was changed meanwhile; try again",
     413: "a file is larger than the Hub takes",
     429: "the Hub asks to slow down; try again in some minutes",
 }

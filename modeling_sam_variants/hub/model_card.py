@@ -13,8 +13,10 @@ from transformers import AutoModel
 from sam_variants.configuration.known_checkpoints import CHECKPOINTS, KnownCheckpoint
 from sam_variants.configuration.presets import PRESETS
 from sam_variants.hub.card_keeping import EarlierResults, signed
-from sam_variants.hub.card_results import check_model, eval_results, results_text
+from sam_variants.hub.card_results import eval_results, results_text
 from sam_variants.hub.card_text import card_text
+from sam_variants.hub.evaluation_report import check_model
+from sam_variants.hub.saved_weights import weights_digest
 
 PIPELINE_TAG = "mask-generation"
 # The Hub shows how to load a repository by its library; these load with transformers' Auto classes.
@@ -45,6 +47,7 @@ def model_card(
     source: str | None = None,
     with_code: bool = False,
     num_parameters: int | None = None,
+    weights: Sequence[Mapping[str, str]] = (),
 ) -> ModelCard:
     """Write the card of a checkpoint, from its configuration and what is known about its weights.
 
@@ -68,19 +71,21 @@ def model_card(
         source: what the weights were converted from, in words.
         with_code: whether the repository also holds the model's code.
         num_parameters: of the model; counted when it is not given.
+        weights: file name → sha256 of the weights as they lie beside the card, then as they were in other layouts. An
+            evaluation must be of one of these; without them it must be of as many parameters.
 
     Returns:
         The card; `card.save("README.md")` writes it.
 
     Raises:
-        ValueError: for an unknown base model or relation, and an evaluation of another model.
+        ValueError: for an unknown base model or relation, and an evaluation of other weights.
     """
     config = getattr(model_or_config, "config", model_or_config)
     if num_parameters is None:
         num_parameters = count_parameters(model_or_config)
     reports = reports_of(evaluation)
     for report in reports:
-        check_model(report, num_parameters)
+        check_model(report, num_parameters, weights)
     known = known_checkpoint(base_model)
     licence = licence_id(license, known)
     earlier = earlier_results if earlier_results and not reports else EarlierResults([], "")
@@ -105,7 +110,9 @@ def model_card(
         origin=origin_text(base_model, known, source),
         results=results_text(reports) or earlier.text,
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{signed(text)}")
+    measured = [*weights, *(report["model"]["sha256"] for report in reports)]
+    mark = weights_digest(measured[0]) if measured else None
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{signed(text, mark)}")
 
 
 def card_data(

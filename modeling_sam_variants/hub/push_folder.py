@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, get_token
 
 from sam_variants.hub.checksums import CHECKSUMS_FILE, verify_files
+from sam_variants.hub.push_checks import addition, refuse_push
 from sam_variants.hub.remote_repo import (
     DEFAULT_BRANCH,
     PushError,
@@ -81,7 +82,8 @@ def push_folder(
     """Make a repository on the Hub hold a folder's files, with exactly one commit.
 
     Nothing is committed when nothing has changed. Weights, their index and generated modules that an earlier push left
-    behind are deleted in the same commit; other files of the repository stay. A push that was cut off can be repeated.
+    behind are deleted in the same commit, generated modules also when this folder has no code; other files of the
+    repository stay. A push that was cut off can be repeated.
 
     Args:
         folder: a repository's folder, as `write_repo_folder` writes it; weights must match its SHA256SUMS.
@@ -102,13 +104,16 @@ def push_folder(
         What was done.
 
     Raises:
-        ValueError: for damaged weights, an unreadable card, or without a token.
+        ValueError: for damaged weights, a card that the Hub does not take, a repository of another model, a file of
+            somebody's own in the way, another visibility than the repository's, or without a token.
         OSError: when the Hub refuses, when the repository was changed by someone else meanwhile, or when it holds
             something else afterwards than was sent.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"there is no folder {str(folder)!r} to push")
+    if not isinstance(repo_id, str):
+        raise TypeError(f"repo_id is a {type(repo_id).__name__}, expected a string such as 'owner/name'")
     if repo_type not in REPO_TYPES:
         raise ValueError(f"repo_type={repo_type!r} is not allowed; choose one of {', '.join(REPO_TYPES)}")
     chosen, left_out = repo_files(folder, repo_type, include)
@@ -124,10 +129,11 @@ def push_folder(
         dry_run=dry_run,
     )
     if dry_run:
-        return rehearsed(api, folder, chosen, report, repo_type, revision, mirrored, remote)
+        return rehearsed(api, folder, chosen, report, repo_type, revision, mirrored, remote, private, create_pr)
     if token in (None, True) and get_token() is None:
         raise ValueError("pushing needs a token: log in with `hf auth login`, or set HF_TOKEN to one that may write")
     remote = find_repo(api, repo_id, repo_type, revision) if remote is None else remote
+    refuse_push(api, folder, chosen, remote, private, create_pr)
     creates = not remote.exists
     remote = ready_to_commit(api, remote, private, create_pr, space_sdk)
     additions, deletions, changes = compare(api, folder, chosen, mirrored, remote)
@@ -157,10 +163,13 @@ def rehearsed(
     revision: str | None,
     mirrored: Sequence[str],
     remote: RemoteRepo | None,
+    private: bool | None,
+    create_pr: bool,
 ) -> PushReport:
     """What a push would do, from nothing but reading."""
     try:
         remote = find_repo(api, report.repo_id, repo_type, revision) if remote is None else remote
+        refuse_push(api, folder, chosen, remote, private, create_pr)
         _, _, changes = compare(api, folder, chosen, mirrored, remote)
     except PushError as error:
         return replace(report, changes={path: UNKNOWN for path, _ in report.files}, note=str(error))
@@ -178,11 +187,6 @@ def ready_to_commit(
     api: HfApi, remote: RemoteRepo, private: bool | None, create_pr: bool, space_sdk: str | None
 ) -> RemoteRepo:
     """The repository with the branch to commit to, created where they do not exist."""
-    if remote.exists and private is not None and private != remote.is_private:
-        now, wanted = ("private", "public") if remote.is_private else ("public", "private")
-        raise ValueError(
-            f"private={private}, but {remote.repo_id!r} exists and is {now}; its settings on the Hub make it {wanted}"
-        )
     if remote.head is not None:
         return remote
     with explained(remote.repo_id, "can't be created"):
@@ -206,7 +210,7 @@ def compare(
     additions: dict[str, CommitOperationAdd] = {}
     for name in chosen:
         path = name.as_posix()
-        operation = CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / name)
+        operation = addition(folder, name)
         changes[path] = UNCHANGED
         if not remote.holds(path, operation):
             changes[path] = CHANGED if path in remote.files else NEW

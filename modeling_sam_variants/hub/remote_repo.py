@@ -12,11 +12,12 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, RepoFile
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from sam_variants.hub.hub_errors import hub_reason
+from sam_variants.hub.hub_errors import OFFLINE, hub_reason
 from sam_variants.hub.repo_files import GENERATED_CODE
 
 DEFAULT_BRANCH = "main"
 DOWNLOADS_AT_ONCE = 8
+SWITCHED_OFF = "HF_HUB_OFFLINE is set, which switches the network off"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class RemoteRepo:
         exists: whether there is such a repository.
         head: the commit the revision stands at; None where there is none yet.
         is_private: whether only its owner sees it.
-        files: path → what the Hub says of the file.
+        files: path → what the Hub says of the file; where there is no such revision yet, those of the default branch,
+            which a new branch starts with.
     """
 
     repo_id: str
@@ -68,14 +70,14 @@ def find_repo(api: HfApi, repo_id: str, repo_type: str = "model", revision: str 
         blank = RemoteRepo(full_id, repo_type, revision)
         try:
             info = api.repo_info(full_id, repo_type=repo_type, revision=revision)
+            head = info.sha
         except RevisionNotFoundError:
-            default = api.repo_info(full_id, repo_type=repo_type)
-            return RemoteRepo(full_id, repo_type, revision, exists=True, is_private=bool(default.private))
+            info, head = api.repo_info(full_id, repo_type=repo_type), None
         except RepositoryNotFoundError:
             return blank
         listing = api.list_repo_tree(full_id, recursive=True, revision=info.sha, repo_type=repo_type)
         files = {entry.path: entry for entry in listing if isinstance(entry, RepoFile)}
-        return RemoteRepo(full_id, repo_type, revision, True, info.sha, bool(info.private), files)
+        return RemoteRepo(full_id, repo_type, revision, True, head, bool(info.private), files)
 
 
 def read_remote(api: HfApi, repo: RemoteRepo, path: str) -> bytes | None:
@@ -119,12 +121,18 @@ def explained(repo_id: str, what: str) -> Iterator[None]:
     except (HfHubHTTPError, OSError, RuntimeError) as error:
         if isinstance(error, PushError):
             raise
-        raise PushError(f"{repo_id!r} {what}: {hub_reason(error)}") from error
+        raise PushError(f"{repo_id!r} {what}: {reason_for(error)}") from error
     except Exception as error:
         # Which HTTP library raises what, when there is no connection, depends on the version of huggingface_hub.
         if type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
-            raise PushError(f"{repo_id!r} {what}: {hub_reason(error)}") from error
+            raise PushError(f"{repo_id!r} {what}: {reason_for(error)}") from error
         raise
+
+
+def reason_for(error: Exception) -> str:
+    """The same as `hub_reason`, for what is not only read."""
+    reason = hub_reason(error)
+    return SWITCHED_OFF if reason == OFFLINE else reason
 
 
 class PushError(OSError):

@@ -6,14 +6,18 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from urllib.parse import unquote
 
 from sam_variants.hub.checksums import CHECKSUMS_FILE
+from sam_variants.hub.saved_weights import is_saved_weights
 
 CARD_FILE = "README.md"
 CONFIG_FILE = "config.json"
 # The first words of a module that was generated from the installed package.
 GENERATED_CODE = b"# Generated from sam-variants "
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+# The generated module that `auto_map` and `custom_pipelines` of a configuration name.
+DOOR = "sam_variants_remote_code"
+OWN_MODEL_TYPE = "sam_variants"
 KNOWN = (
     CONFIG_FILE,
     "processor_config.json",
@@ -22,11 +26,12 @@ KNOWN = (
     CHECKSUMS_FILE,
     "LICENSE*",
     "NOTICE*",
-    *WEIGHTS,
+    "*.safetensors",
+    "*.safetensors.index.json",
 )
 RESULTS_FILES = ".eval_results/*.yaml"
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
-PICTURE_LINK = re.compile(r"""!\[[^\]]*\]\(<?([^)\s>]+)|<img[^>]*?\ssrc=["']([^"']+)""", re.IGNORECASE)
+PICTURE_LINK = re.compile(r"""!\[[^\]]*\]\((?:<([^>\n]+)>|([^)\s]+))|<img[^>]*?\ssrc=["']([^"']+)""", re.IGNORECASE)
 # Never, however it is asked for: what git and Python leave behind, what may hold a secret, what can hold code.
 FORBIDDEN_FOLDERS = {".git", ".cache", "__pycache__", ".ipynb_checkpoints", ".ssh", ".venv"}
 FORBIDDEN = (
@@ -98,26 +103,35 @@ def is_generated_code(folder: Path, name: Path) -> bool:
         return file.read(len(GENERATED_CODE)) == GENERATED_CODE
 
 
+def has_code(folder: Path) -> bool:
+    """Whether a folder holds the code that `trust_remote_code=True` runs."""
+    door = Path(f"{DOOR}.py")
+    return (folder / door).is_file() and is_generated_code(folder, door)
+
+
 def linked_pictures(card: Path) -> set[str]:
-    """The pictures that a card shows and that lie in its folder."""
+    """The pictures that a card shows and that lie in its folder; where a link of the file system leads is no matter."""
+    return {name for name in picture_names(card) if (card.parent / name).is_file()}
+
+
+def picture_names(card: Path) -> set[str]:
+    """The pictures of its repository that a card shows."""
     if not card.is_file():
         return set()
     text = card.read_text(encoding="utf-8", errors="replace")
-    links = {(match[1] or match[2]).removeprefix("./") for match in PICTURE_LINK.finditer(text)}
-    folder = card.parent.resolve()
-    return {
-        link
-        for link in links
-        if link.lower().endswith(PICTURES)
-        and (folder / link).is_file()
-        and (folder / link).resolve().is_relative_to(folder)
-    }
+    links = {unquote(next(filter(None, match.groups()))).removeprefix("./") for match in PICTURE_LINK.finditer(text)}
+    return {link for link in links if link.lower().endswith(PICTURES) and is_inside(link)}
+
+
+def is_inside(link: str) -> bool:
+    """Whether a link stays in the folder that it starts from."""
+    return not link.startswith("/") and not re.search(r"[:\\]|(^|/)\.\.(/|$)", link)
 
 
 def leftovers(
     remote: Iterable[str], pushed: Iterable[str], repo_type: str = "model", mirrored: Iterable[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """What of a repository an earlier push left behind: of a model, shards, indexes and weights; modules.
+    """What of a repository an earlier push left behind: of a model, what `save_pretrained` wrote; modules.
 
     Args:
         remote: the repository's files.
@@ -129,6 +143,7 @@ def leftovers(
         Files that would mix with the new ones, and Python files, which may be somebody's own.
     """
     gone = sorted(set(remote) - set(pushed))
-    patterns = (*(() if repo_type == SPACE else WEIGHTS), *(f"{folder}/*" for folder in mirrored))
-    stale = [name for name in gone if matches(Path(name), patterns)]
+    folders = [f"{folder}/*" for folder in mirrored]
+    is_model = repo_type != SPACE
+    stale = [name for name in gone if (is_model and is_saved_weights(name)) or matches(Path(name), folders)]
     return stale, [name for name in gone if matches(Path(name), ["*.py"])]

@@ -1,4 +1,4 @@
-"""A complete repository folder of a model, written whole or not at all."""
+"""A complete repository folder of a model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from huggingface_hub import ModelCard
 from sam_variants.hub.card_keeping import is_untouched, read_card
 from sam_variants.hub.checksums import CHECKSUMS_FILE, write_checksums
 from sam_variants.hub.model_card import model_card
-from sam_variants.hub.repo_files import CARD_FILE, WEIGHTS, matches
-from sam_variants.processing.processor_for import processor_for
+from sam_variants.hub.repo_files import CARD_FILE
+from sam_variants.hub.saved_weights import is_saved_weights
+from sam_variants.processing.processor_for import fitting_processor
 
 MAX_SHARD_SIZE = "50GB"
 
@@ -28,8 +29,10 @@ def write_repo_folder(
 ) -> list[Path]:
     """Write all that a model's repository needs: config, weights, processor, card and checksums.
 
-    Everything is written beside the folder first and put in place when it is complete. Weights of an earlier save that
-    are no longer part of the checkpoint are removed; other files of the folder stay.
+    Everything is written beside the folder first, so that whatever goes wrong until it is complete leaves the folder as
+    it was. A new folder then appears whole. Into one that exists the files are moved one by one, the checksums last:
+    what is cut off there is found by them. Weights of an earlier save that are no longer part of the checkpoint are
+    removed; other files of the folder stay.
 
     Args:
         model: a `SamVariantsModel`.
@@ -42,17 +45,18 @@ def write_repo_folder(
         The files written, sorted.
 
     Raises:
-        ValueError: for a fused model.
+        ValueError: for a fused model, and a processor of another input size.
         OSError: when the folder can't be written.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is a file, where a folder is to be written")
+    processor = fitting_processor(model, processor)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as drafts:
         draft = Path(drafts) / "repository"
         model.save_pretrained(draft, max_shard_size=max_shard_size)
-        (processor_for(model) if processor is None else processor).save_pretrained(draft)
+        processor.save_pretrained(draft)
         if not (draft / CHECKSUMS_FILE).is_file():
             write_checksums(draft)
         if card is not None or not has_own_card(folder):
@@ -69,7 +73,7 @@ def has_own_card(folder: Path) -> bool:
 
 
 def put_in_place(draft: Path, folder: Path, names: list[Path]) -> None:
-    """Move a complete draft to its folder: as a whole where there is none, else file by file.
+    """Move a complete draft to its folder: as a whole where there is none, else file by file, the checksums last.
 
     Args:
         draft: on the same file system.
@@ -79,11 +83,12 @@ def put_in_place(draft: Path, folder: Path, names: list[Path]) -> None:
     if not folder.exists():
         draft.rename(folder)
         return
-    for name in names:
+    new, checksums = set(names), Path(CHECKSUMS_FILE)
+    for name in [name for name in names if name != checksums]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(draft / name, folder / name)
-    new = set(names)
     for path in folder.iterdir():
         name = path.relative_to(folder)
-        if path.is_file() and name not in new and matches(name, WEIGHTS):
+        if path.is_file() and name not in new and is_saved_weights(name.name):
             path.unlink()
+    os.replace(draft / checksums, folder / checksums)

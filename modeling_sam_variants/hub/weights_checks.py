@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 
-from sam_variants.hub.hub_errors import known_reason
+from sam_variants.hub.hub_errors import hub_reason, known_reason
 
 SHOWN = 5
 SAFETENSORS = ".safetensors"
 WHOLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+TORCH_FILE = "pytorch_model.bin"
+TORCH_INDEX_FILE = "pytorch_model.bin.index.json"
+LOAD_OTHERS = "sam_variants.load_checkpoint({name!r}) reads other files"
 SHARD_NAME = re.compile(r"[^/\\:\0]+\.(safetensors|pt|pth|bin|ckpt)")
 MAX_SHARDS = 10_000
 
@@ -27,7 +30,7 @@ class WeightsMisfitError(ValueError, RuntimeError):
 
 
 def refuse_misfit(info: Mapping[str, Any], model: str, source: Any) -> None:
-    """Raise unless all of a model's weights were in the checkpoint, with the right shapes.
+    """Raise unless the checkpoint held exactly a model's weights, with the right shapes.
 
     Args:
         info: the loading info of transformers' `from_pretrained`.
@@ -37,21 +40,21 @@ def refuse_misfit(info: Mapping[str, Any], model: str, source: Any) -> None:
     Raises:
         WeightsMisfitError: which is a `ValueError`, naming keys and shapes.
     """
-    missing = sorted(info["missing_keys"])
-    mismatched = [
-        f"{key} is {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])
-    ]
-    told = []
-    if missing:
-        told.append(f"{len(missing)} missing: {shortened(missing)}")
-    if mismatched:
-        told.append(f"{len(mismatched)} mismatched: {shortened(mismatched)}")
+    problems = {
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(info["unexpected_keys"]),
+        "mismatched": [
+            f"{key} is {tuple(found)} instead of {tuple(wanted)}"
+            for key, found, wanted in sorted(info["mismatched_keys"])
+        ],
+    }
+    told = [f"{len(names)} {problem}: {shortened(names)}" for problem, names in problems.items() if names]
     if told:
         where = "the state dict" if source is None else repr(str(source))
         raise WeightsMisfitError(
             f"the weights in {where} do not fit a {model} with this configuration; keys {'; '.join(told)}. Is it "
-            "another model, or an incomplete file? To initialise these at random, for training, pass "
-            "ignore_mismatched_sizes=True"
+            "another model, or an incomplete file? To initialise what is missing or mismatched at random, for "
+            "training, and leave out what is unexpected, pass ignore_mismatched_sizes=True"
         )
 
 
@@ -72,7 +75,7 @@ def explain_load_error(error: Exception, source: Any, options: Mapping[str, Any]
 
     Raises:
         OSError: naming the file or repository, and what to do.
-        ValueError: for a file that would have to run code to be read.
+        ValueError: for weights that are no safetensors.
     """
     if source is None:
         return
@@ -81,29 +84,64 @@ def explain_load_error(error: Exception, source: Any, options: Mapping[str, Any]
     folder = local_folder(source, options)
     if folder is None:
         return
-    if isinstance(error, pickle.UnpicklingError):
-        names = ", ".join(repr(str(path)) for path in sorted(folder.glob("*.bin"))) or repr(str(source))
-        raise ValueError(f"{names} holds code and was not run; weights come as safetensors") from error
-    for path in sorted(folder.glob(f"*{SAFETENSORS}")):
+    refuse_torch_files(source, folder, options)
+    whole, index = weights_names(options)
+    is_local = Path(source).is_dir()
+    if not is_local and not (folder / whole).exists() and not (folder / index).exists():
+        explain_missing_weights(error, source, options)
+    for path in files_of_load(folder, options):
         if (problem := damage(path)) is not None:
-            remedy = "copy or save it again" if Path(source).is_dir() else "download it again (force_download=True)"
+            remedy = "copy or save it again" if is_local else "download it again (force_download=True)"
             raise OSError(f"{str(path)!r} {problem}; {remedy}") from error
 
 
-def check_index(source: Any, options: Mapping[str, Any]) -> None:
-    """Raise when the index of a sharded checkpoint in a local folder names anything but shards in that folder.
+def explain_missing_weights(error: Exception, source: Any, options: Mapping[str, Any]) -> None:
+    """Ask the Hub why a repository's weights did not come, because transformers takes every refusal for a missing file.
 
-    The client does this itself for a Hub repository.
+    Raises:
+        OSError: with the Hub's reason; nothing is raised for weights that come by now, and without a network.
+    """
+    if options.get("local_files_only") or is_offline_mode():
+        return
+    for name in weights_names(options):
+        url = hf_hub_url(
+            str(source), name, subfolder=options.get("subfolder") or None, revision=options.get("revision")
+        )
+        try:
+            get_hf_file_metadata(url, token=options.get("token"))
+        except EntryNotFoundError:
+            continue
+        except Exception as refusal:  # of any kind: the client lets errors of its HTTP library through
+            raise OSError(
+                f"{name} of the Hub repository {str(source)!r} cannot be read: {hub_reason(refusal)}"
+            ) from error
+        return
+    raise OSError(f"the Hub repository {str(source)!r} has no {weights_names(options)[0]}") from error
+
+
+def check_source(source: Any, options: Mapping[str, Any]) -> None:
+    """Raise before a load for weights that are no safetensors, and for an index of shards that lie elsewhere.
+
+    In a Hub repository the client looks at the index itself.
 
     Args:
-        source: folder or Hub repository that is going to be loaded.
+        source: folder, file or Hub repository that is going to be loaded.
         options: keyword arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: naming the file.
     """
-    if source is None or not Path(source).is_dir():
+    if source is None:
         return
-    folder, variant = Path(source) / (options.get("subfolder") or ""), options.get("variant")
-    index = folder / (INDEX_FILE if variant is None else INDEX_FILE.replace(".json", f".{variant}.json"))
-    whole = folder / (WHOLE_FILE if variant is None else WHOLE_FILE.replace(SAFETENSORS, f".{variant}{SAFETENSORS}"))
+    if options.get("use_safetensors") is False:
+        raise ValueError(f"from_pretrained reads safetensors only; {LOAD_OTHERS.format(name=str(source))}")
+    if Path(source).is_file():
+        refuse_other_files([str(source)])
+    if not Path(source).is_dir():
+        return
+    folder = Path(source) / (options.get("subfolder") or "")
+    refuse_torch_files(source, folder, options)
+    whole, index = (folder / name for name in weights_names(options))
     if whole.is_file() or not index.is_file():
         return
     try:
@@ -112,7 +150,50 @@ def check_index(source: Any, options: Mapping[str, Any]) -> None:
         raise ValueError(f"{str(index)!r} is not valid JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("metadata"), dict):
         raise ValueError(f"{str(index)!r} has no 'metadata', as the index of a sharded checkpoint has")
-    check_weight_map(content.get("weight_map"), index)
+    refuse_other_files(check_weight_map(content.get("weight_map"), index).values())
+
+
+def refuse_torch_files(source: Any, folder: Path, options: Mapping[str, Any]) -> None:
+    """Raise for a folder that has weights of PyTorch's format alone: transformers would read them unchecked."""
+    if any((folder / name).exists() for name in weights_names(options)):
+        return
+    found = [name for name in with_variant(TORCH_FILE, TORCH_INDEX_FILE, options) if (folder / name).exists()]
+    if found:
+        raise ValueError(
+            f"{str(source)!r} has its weights in {found[0]}, and from_pretrained reads safetensors only; "
+            f"{LOAD_OTHERS.format(name=str(source))}"
+        )
+
+
+def refuse_other_files(paths: Iterable[str]) -> None:
+    """Raise for a weights file that is no safetensors."""
+    if other := next((path for path in paths if not path.endswith(SAFETENSORS)), None):
+        raise ValueError(f"{other!r} is no {SAFETENSORS} file, and from_pretrained reads nothing else")
+
+
+def weights_names(options: Mapping[str, Any]) -> tuple[str, str]:
+    """What the whole file and the index of the shards are called in a load with these options."""
+    return with_variant(WHOLE_FILE, INDEX_FILE, options)
+
+
+def with_variant(whole: str, index: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of a whole file and an index, as transformers puts a `variant=` into them."""
+    if (variant := options.get("variant")) is None:
+        return whole, index
+    stem, suffix = whole.rsplit(".", 1)
+    return f"{stem}.{variant}.{suffix}", index.replace(".json", f".{variant}.json")
+
+
+def files_of_load(folder: Path, options: Mapping[str, Any]) -> list[Path]:
+    """The safetensors files that a load from a folder reads; none where its index can't be read."""
+    whole, index = (folder / name for name in weights_names(options))
+    if whole.exists() or not index.is_file():
+        return [whole] if whole.exists() else []
+    try:
+        weight_map = check_weight_map(json.loads(index.read_text("utf-8")).get("weight_map"), index)
+    except (ValueError, RecursionError, AttributeError):
+        return []
+    return [folder / name for name in sorted(set(weight_map.values()))]
 
 
 def check_weight_map(weight_map: Any, index_path: Path) -> dict[str, str]:

@@ -47,9 +47,13 @@ class SamVariantsProcessor(VideoSessionNames, ProcessorMixin):
 
         Raises:
             OSError: when neither can be read.
+            ValueError: when the processor's file holds something else.
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except AttributeError as error:  # no JSON object
+            source = str(pretrained_model_name_or_path)
+            raise ValueError(f"{PROCESSOR_FILES[0]} of {source!r} holds no processor ({error})") from error
         except OSError:
             config = config_without_processor(pretrained_model_name_or_path, kwargs)
             if config is None:
@@ -155,30 +159,45 @@ def config_without_processor(source: Any, options: dict[str, Any]) -> Any:
         source: the folder or repository.
         options: keyword arguments of `from_pretrained`.
     """
-    hub_options = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    if may_have_processor(source, options):
+        return None
     try:
-        if not all(is_missing(str(source), name, hub_options) for name in PROCESSOR_FILES):
-            return None
-        config = AutoConfig.from_pretrained(source, **hub_options)
+        config = AutoConfig.from_pretrained(source, **hub_options(options))
     except (OSError, ValueError):  # no such repository, or no config.json: then the first error says more
         return None
     if not str(config.model_type).startswith("sam_variants"):
         return None
-    logger.warning(f"{str(source)!r} has no {PROCESSOR_FILES[0]}; the processor follows from its config.json")
     return config
 
 
-def is_missing(source: str, name: str, hub_options: dict[str, Any]) -> bool:
+def may_have_processor(source: Any, options: dict[str, Any]) -> bool:
+    """Whether a folder or Hub repository has, or may have, a saved processor; a warning says when it has none."""
+    try:
+        if not all(is_missing(str(source), name, hub_options(options)) for name in PROCESSOR_FILES):
+            return True
+    except ValueError:  # no name of a repository
+        return True
+    logger.warning(f"{str(source)!r} has no {PROCESSOR_FILES[0]}; the processor follows from its config.json")
+    return False
+
+
+def hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Of the keyword arguments of `from_pretrained` those that say where files come from."""
+    return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+
+
+def is_missing(source: str, name: str, options: dict[str, Any]) -> bool:
     """Whether a folder or Hub repository is known not to have a file; one that can't be reached may have it."""
     if Path(source).is_dir():
-        return not (Path(source) / hub_options.get("subfolder", "") / name).is_file()
-    folder = hub_options.get("subfolder")
+        return not (Path(source) / options.get("subfolder", "") / name).is_file()
+    folder = options.get("subfolder")
     name = f"{folder}/{name}" if folder else name
-    places = {key: hub_options[key] for key in ("cache_dir", "revision") if key in hub_options}
+    places = {key: options[key] for key in ("cache_dir", "revision") if key in options}
     if try_to_load_from_cache(source, name, **places) is _CACHED_NO_EXIST:
         return True
+    access = {key: options[key] for key in ("token", "local_files_only") if key in options}
     try:
-        hf_hub_download(source, name, **places, token=hub_options.get("token"))
+        hf_hub_download(source, name, **places, **access)
     except EntryNotFoundError as error:
         return not isinstance(error, LocalEntryNotFoundError)
     except Exception:  # of any kind: the client lets errors of its HTTP library through

@@ -33,3 +33,23 @@ def processor_for(model_or_preset: Any) -> SamVariantsProcessor:
             f"got {type(model_or_preset).__name__}"
         ) from error
     return SamVariantsProcessor(image_processor)
+
+
+def fitting_processor(model: Any, processor: Any = None) -> Any:
+    """The processor given, or the one that belongs to the model.
+
+    Args:
+        model: a model of this package.
+        processor: None makes it.
+
+    Raises:
+        ValueError: for a processor of another input size.
+    """
+    processor = processor_for(model) if processor is None else processor
+    prepared_size = getattr(getattr(processor, "image_processor", None), "image_size", None)
+    if prepared_size != model.config.image_size:
+        raise ValueError(
+            f"processor is a {type(processor).__name__} for images of {prepared_size} pixels, but the model takes "
+            f"{model.config.image_size}; leave it out, or pass sam_variants.processor_for(model)"
+        )
+    return processor
