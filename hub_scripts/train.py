@@ -17,10 +17,9 @@ import torch
 import torch.distributed as dist
 import typer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from sam_variants.hub_scripts.synthetic_scenes import open_cache
-from sam_variants.hub_scripts.training_batches import SceneBatches
+from sam_variants.hub_scripts.training_batches import SceneBatches, drawn_ahead
 from sam_variants.hub_scripts.training_recipes import (
     RECIPES,
     Phase,
@@ -86,7 +85,7 @@ class Run:
         dataset = SceneBatches(
             paths, phase.size, phase.batch_size, phase.num_objects, phase.min_area, [self.seed, self.step, self.rank]
         )
-        return iter(DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=4))
+        return drawn_ahead(dataset)
 
     def train(self) -> None:
         """Run all phases, saving the averaged weights every few minutes and at the end."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 import typer
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 from transformers import AutoModel
 
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
@@ -24,7 +24,7 @@ from sam_variants.hub_scripts.prompt_simulation import jittered_box, sample_clic
 from sam_variants.hub_scripts.synthetic_clips import clip_stream
 from sam_variants.hub_scripts.tracking_step import tracking_step
 from sam_variants.hub_scripts.train import Run, run_processes
-from sam_variants.hub_scripts.training_batches import CELL
+from sam_variants.hub_scripts.training_batches import CELL, drawn_ahead
 from sam_variants.hub_scripts.training_recipes import Phase, Recipe, parameter_groups
 from sam_variants.losses import LossWeights
 from sam_variants.modeling_sam_variants import SamVariantsModel
@@ -132,7 +132,7 @@ class TrackingRun(Run):
 
     def _batches(self, phase: Phase) -> Iterator[dict[str, Tensor]]:
         dataset = ClipBatches(phase, [self.seed, self.step, self.rank])
-        return iter(DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=4))
+        return drawn_ahead(dataset)
 
     def _loss(self, batch: dict[str, Tensor], phase: Phase) -> tuple[Tensor, dict[str, float]]:
         return tracking_step(self.model, batch, self.recipe.loss)

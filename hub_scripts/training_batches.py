@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from sam_variants.hub_scripts.prompt_simulation import jittered_box, sample_click
 from sam_variants.hub_scripts.synthetic_scenes import Scene, SceneCache, open_cache
@@ -100,3 +100,10 @@ def object_coverages(leaves: np.ndarray, objects: tuple[tuple[int, ...], ...], c
     counts = np.bincount((leaves.astype(np.int64) * (height * width) + cells).ravel(), minlength=256 * height * width)
     shares = (counts.reshape(256, height, width) / cell**2).astype(np.float32)
     return np.stack([shares[list(leaf_ids)].sum(axis=0) for leaf_ids in objects])
+
+
+def drawn_ahead(dataset: IterableDataset) -> Iterator[dict[str, Tensor]]:
+    """The batches of a dataset, drawn by a process of its own while the model works."""
+    # Before the process is made: a forked one would wait for ever for OpenCV's threads, which it does not have, to end.
+    cv2.setNumThreads(1)
+    return iter(DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=4))

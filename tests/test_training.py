@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import IterableDataset
 from transformers import AutoModel, AutoProcessor
 
 from sam_variants.hub_scripts.prompt_simulation import (
@@ -23,7 +28,7 @@ from sam_variants.hub_scripts.prompt_simulation import (
 )
 from sam_variants.hub_scripts.synthetic_scenes import make_scene, write_cache
 from sam_variants.hub_scripts.train import Run, train
-from sam_variants.hub_scripts.training_batches import CELL, SceneBatches, augment, object_coverages
+from sam_variants.hub_scripts.training_batches import CELL, SceneBatches, augment, drawn_ahead, object_coverages
 from sam_variants.hub_scripts.training_recipes import RECIPES, Phase, learning_rate_at, start_skips_at_zero
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from tests.tiny import tiny_config
@@ -166,3 +171,23 @@ def test_the_command_refuses(wrong: dict[str, object], cache: Path, tmp_path: Pa
         train(**{"out": tmp_path, "cache": [cache], "device": "cpu"} | wrong)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no finished scene cache"):
         train(out=tmp_path, cache=[tmp_path], device="cpu")
+
+
+class OneBatch(IterableDataset):
+    """What draws scenes limits OpenCV to one thread first."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        cv2.setNumThreads(1)
+        yield {"pixel_values": torch.ones(1)}
+
+
+def test_the_drawing_process_does_not_wait_for_threads_it_does_not_have() -> None:
+    cv2.setNumThreads(2)
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 5)
+    with ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(next, drawn_ahead(OneBatch()))
+        try:
+            assert batch.result(timeout=60)["pixel_values"] == 1
+        finally:
+            for process in multiprocessing.active_children():
+                process.kill()
