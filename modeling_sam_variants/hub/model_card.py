@@ -208,8 +208,5 @@ def origin_text(base_model: str | None, known: KnownCheckpoint | None, source: s
     elif base_model is not None:
         told.append(f"Base: [`{base_model}`](https://huggingface.co/{base_model}).")
     if source is not None:
-        told.append(
-            f"Converted from {source} with `sam-variants`: the tensors got this package's names, and no value was "
-            "changed."
-        )
+        told.append(f"Converted from {source} with `sam-variants`: the tensors got this package's names.")
     return " ".join(told) or "Where the weights come from is not stated here."
