@@ -188,6 +188,7 @@ def test_the_drawing_process_does_not_wait_for_threads_it_does_not_have() -> Non
         batch = pool.submit(next, drawn_ahead(OneBatch()))
         try:
             assert batch.result(timeout=60)["pixel_values"] == 1
-        finally:
+        except TimeoutError:
             for process in multiprocessing.active_children():
                 process.kill()
+            raise
