@@ -30,6 +30,9 @@ FIRST_COLORS = np.array(
 # In Oklab; about the smallest step that is seen between neighbours.
 SMALLEST_DISTANCE = 0.02
 
+# Blended together: the floats of a whole large photo would take gigabytes.
+ROWS_AT_ONCE = 256
+
 
 @lru_cache(maxsize=1)
 def _color_table() -> np.ndarray:
@@ -159,13 +162,21 @@ def paint_overlay(
         fill[window][part] = index + 1
         outline[window][part] = 0
         outline[window][part & ~_erode(part, contour_width)] = index + 1
+    picture = np.empty((height, width, 3), dtype=np.uint8)
+    for top in range(0, height, ROWS_AT_ONCE):
+        rows = np.s_[top : top + ROWS_AT_ONCE]
+        picture[rows] = _blend(rgba[rows], fill[rows], outline[rows], colors, alpha)
+    return Image.fromarray(picture)
+
+
+def _blend(rgba: np.ndarray, fill: np.ndarray, outline: np.ndarray, colors: np.ndarray, alpha: float) -> np.ndarray:
     opacity = rgba[..., 3:].astype(np.float32) / 255
     picture = rgba[..., :3] * opacity + 255 * (1 - opacity)
     palette = np.concatenate([np.zeros((1, 3)), colors]).astype(np.float32)
     bright = palette * 0.7 + 255 * 0.3
     picture = np.where(fill[..., None] > 0, picture * (1 - alpha) + palette[fill] * alpha, picture)
     picture = np.where(outline[..., None] > 0, bright[outline], picture)
-    return Image.fromarray(picture.round().astype(np.uint8))
+    return picture.round().astype(np.uint8)
 
 
 def _erode(mask: np.ndarray, width: int) -> np.ndarray:

@@ -89,7 +89,7 @@ def filter_candidates(
 
 def drop_duplicates(found: Sequence[FoundMask], iou_threshold: float) -> list[FoundMask]:
     """Of the masks of one crop with nearly the same box keep the one with the best score; best first."""
-    kept = nms(_boxes(found), torch.tensor([mask.score for mask in found]), iou_threshold)
+    kept = nms(_boxes(found), torch.tensor([mask.score for mask in found], dtype=torch.float32), iou_threshold)
     return [found[index] for index in kept.tolist()]
 
 

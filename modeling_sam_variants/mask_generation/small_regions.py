@@ -66,7 +66,7 @@ def clean_small_regions(
     """
     cleaned = [_clean(rle, area_threshold) for rle in rles]
     boxes = torch.tensor([mask.box for mask in cleaned], dtype=torch.int64).reshape(-1, 4)
-    scores = torch.tensor([0.0 if mask.changed else 1.0 for mask in cleaned])
+    scores = torch.tensor([0.0 if mask.changed else 1.0 for mask in cleaned], dtype=torch.float32)
     kept = nms(boxes, scores, iou_threshold).tolist()
     return [cleaned[index].rle for index in kept], kept
 
