@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Read once, when huggingface_hub is imported. A test marked `hub` is run with HF_HUB_OFFLINE=0 in the environment.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,10 @@ import numpy as np
 import pytest
 import torch
 from local_hub import LocalHub, local_hub
+
+if TYPE_CHECKING:
+    from browser import Pages, Served
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,3 +56,33 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
     """A Hub on this machine that the real clients talk to while the test runs; local_hub.py tells what it can do."""
     with local_hub(tmp_path / "huggingface") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium, one for all tests of a process."""
+    from browser import chromium  # gradio and Playwright take seconds to import
+
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Pages]:
+    """Opens pages; fails the test for errors in the console and for requests that leave this machine."""
+    from browser import Pages
+
+    pages = Pages(browser)
+    yield pages
+    pages.close()
+    assert pages.problems == []
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Served]:
+    """Serves `gr.Blocks` on loopback from this process, and returns the address."""
+    from browser import Served
+
+    served = Served()
+    yield served
+    served.close()

@@ -78,12 +78,13 @@ ROOMS = {
         | {"hub", "losses", "encoders", "decoders", "memory", "prompt_checks", "transformers_video", "video_session"},
     ),
 }
+ROOMS["session_state"] = Room({"torch", "safetensors"}, {"memory", "video_session"})
 BELOW_SCRIPTS = {*ROOMS, "checkpoint_layouts", "top"}
 ROOMS |= {
     "checkpoint_layouts": Room(ANY_LIBRARY, BELOW_SCRIPTS),
     "top": Room(ANY_LIBRARY, BELOW_SCRIPTS),
-    "hub_scripts": Room(ANY_LIBRARY, BELOW_SCRIPTS),
-    "spaces_demo": Room(ANY_LIBRARY, {"public"}),
+    "hub_scripts": Room(ANY_LIBRARY, BELOW_SCRIPTS | {"spaces_demo"}),
+    "spaces_demo": Room(ANY_LIBRARY, {"public", "processing", "hub", "mask_drawing", "mask_codecs", "session_state"}),
 }
 
 
@@ -224,8 +225,9 @@ def test_imports_name_the_defining_module(module: str) -> None:
         ("sam_variants.modeling_sam_variants", "sam_variants.pipelines"),
         ("sam_variants.pipelines", "sam_variants.hub_scripts.cli"),
         ("sam_variants", "sam_variants.hub_scripts.cli"),
-        ("sam_variants.hub_scripts.cli", "sam_variants.spaces_demo.app"),
-        ("sam_variants.spaces_demo.app", "sam_variants.layers.mlp"),
+        ("sam_variants.pipelines", "sam_variants.spaces_demo.page"),
+        ("sam_variants.spaces_demo.page", "sam_variants.layers.mlp"),
+        ("sam_variants.spaces_demo.page", "sam_variants.hub_scripts.cli"),
     ],
 )
 def test_a_closed_door_is_noticed(module: str, imported: str) -> None:

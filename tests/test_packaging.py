@@ -17,8 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 FOLDERS: dict[str, str] = SETUPTOOLS["package-dir"]
-EXTRAS_OF = {"hub_scripts": ("train",), "spaces_demo": ("demo",)}
+EXTRAS_OF = {"hub_scripts": ("train", "demo", "dev"), "spaces_demo": ("demo",)}
 DISTRIBUTION_OF = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
+# A page of gradio is a Starlette application that answers httpx: it brings both, in the versions that it works with.
+DISTRIBUTION_OF |= dict.fromkeys(("gradio_client", "httpx", "starlette"), "gradio")
 
 
 def packages_on_disk() -> set[str]:

@@ -1,0 +1,90 @@
+// Uploads, and what the server changes.
+
+const IMAGE_TYPES = /^(image|video)\//;
+const fileInput = () => document.querySelector(`#${props.upload_id} input[type=file]`);
+const isVisible = () => root.offsetParent !== null;
+
+function chooseFile() {
+  const input = fileInput();
+  if (input) input.click();
+}
+
+// The upload of the page gets the file, as if it had been chosen there: no path ever comes from here.
+function handOver(files) {
+  const file = [...files].find((each) => IMAGE_TYPES.test(each.type)), input = fileInput();
+  if (!file || !input) return false;
+  const transfer = new DataTransfer();
+  transfer.items.add(file);
+  input.files = transfer.files;
+  input.dispatchEvent(new Event('change', { bubbles: true }));
+  say(`Opening ${file.name}.`);
+  return true;
+}
+
+function takeDrops() {
+  const mark = (isOver) => root.toggleAttribute('data-drop', isOver);
+  stage.addEventListener('dragover', (event) => { event.preventDefault(); mark(true); });
+  stage.addEventListener('dragleave', () => mark(false));
+  stage.addEventListener('drop', (event) => {
+    event.preventDefault();
+    mark(false);
+    if (!handOver(event.dataTransfer.files)) say(props.track ? 'That is no video.' : 'That is no photo.');
+  });
+  document.addEventListener('paste', (event) => {
+    if (!isVisible() || /^(INPUT|TEXTAREA)$/.test(event.target.tagName)) return;
+    if (event.clipboardData && handOver(event.clipboardData.files)) event.preventDefault();
+  });
+}
+
+let photoId = null, frameSize = null;
+
+function takePhoto() {
+  const now = photo();
+  empty.hidden = Boolean(now);
+  if ((now && now.id) === photoId) return redraw();
+  photoId = now && now.id;
+  const isNextFrame = props.track && now && frameSize === `${now.width} ${now.height}`;
+  frameSize = now && `${now.width} ${now.height}`;
+  pictureReady = false;
+  hovered = crosshair = cornerKept = drawing = null;
+  hint.hidden = true;
+  drawnVersion = -1;
+  if (MODE !== 'view') startPhoto();
+  if (!isNextFrame) resetView();
+  showMasks([], drawnVersion);
+  delete root.dataset.photo;
+  if (!now) return redraw();
+  surface.setAttribute('aria-label', `${props.label}: ${now.alt || `${now.width} by ${now.height} pixels`}`);
+  picture.onload = () => {
+    pictureReady = true;
+    root.dataset.photo = now.id; // on the screen now
+    redraw();
+  };
+  picture.src = now.url;
+}
+
+let pulse = null;
+
+function takeBusy() {
+  busy.hidden = !props.busy;
+  if (props.busy && !pulse) {
+    pulse = busy.animate([{ transform: 'translateX(-100%)' }, { transform: 'translateX(300%)' }], { duration: 1200, iterations: Infinity });
+  } else if (!props.busy && pulse) {
+    pulse.cancel();
+    pulse = null;
+  }
+}
+
+bar.append(...(MODE === 'prompt' ? editGroups() : []), viewGroup());
+element.replaceChildren(root);
+if (props.upload_id && MODE !== 'view') takeDrops();
+listen();
+chooseTool(tool);
+new ResizeObserver(fitSurface).observe(stage);
+watch('photo', () => { takePhoto(); takeMasks(); });
+watch('masks', takeMasks);
+watch(['highlight', 'prompts'], redraw);
+watch('busy', takeBusy);
+takePhoto();
+takeMasks();
+takeBusy();
