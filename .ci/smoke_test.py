@@ -131,8 +131,18 @@ def check_repositories() -> None:
         [command, "push-space", "me/demo", *options], check=True, timeout=300, capture_output=True, text=True
     )
     names = {file["path"] for file in json.loads(space.stdout)["files"]}
-    needed = {"app.py", "README.md", "examples/coins.jpg", "sam_variants/weights/model.safetensors"}
+    demo = {f"sam_variants/spaces_demo/{name}" for name in ("page.py", "page.css", "examples/coins.jpg")}
+    needed = {"app.py", "README.md", "thumbnail.png", "sam_variants/weights/model.safetensors", *demo}
     check(needed <= names, f"the Space lacks {needed - names}")
+
+
+def check_demo() -> None:
+    """Without the extra `demo`, the command says how to get it."""
+    command = Path(sys.executable).parent / "sam-variants"
+    refused = subprocess.run([command, "demo"], capture_output=True, text=True, timeout=300)
+    check(refused.returncode != 0, "the demo starts although gradio is not installed")
+    told = refused.stderr.strip().splitlines()
+    check(len(told) == 1 and 'pip install "sam-variants[demo]"' in told[0], f"the demo does not say what to do: {told}")
 
 
 def main() -> None:
@@ -142,6 +152,7 @@ def main() -> None:
     check_everything(photo)
     check_video(photo)
     check_repositories()
+    check_demo()
     print("smoke test passed")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sam_variants.hub_scripts.benchmark_demo import DemoSettings, demo_tables, measure_demo
 from sam_variants.hub_scripts.benchmark_everything import EverythingSettings, measure_everything
 from sam_variants.hub_scripts.benchmark_everything_tables import everything_tables
 from sam_variants.hub_scripts.benchmark_report import (
@@ -20,6 +21,7 @@ from sam_variants.hub_scripts.benchmark_report import (
 )
 from sam_variants.hub_scripts.benchmark_tables import track_tables
 from sam_variants.hub_scripts.benchmark_track import Settings, measure_track
+from sam_variants.hub_scripts.demo import check_installed
 
 benchmark = typer.Typer(
     add_completion=False,
@@ -160,6 +162,39 @@ def everything(
         quick=quick,
     )
     report_benchmark("everything", settings, measure_everything, everything_tables, as_json)
+
+
+@benchmark.command()
+def demo(
+    users: Annotated[int, typer.Option("--users", metavar="COUNT", min=1, help="Visitors at once.")] = (
+        DemoSettings.users
+    ),
+    clicks: Annotated[
+        int, typer.Option("--clicks", metavar="COUNT", min=1, help="Clicks of each visitor, behind the first.")
+    ] = DemoSettings.clicks,
+    pause: Annotated[
+        float, typer.Option("--pause", metavar="SECONDS", min=0, help="Between an answer and the next click.")
+    ] = DemoSettings.pause,
+    has_browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Use Chromium for one visitor, where it is installed.")
+    ] = DemoSettings.with_browser,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the demo: start, first mask and clicks, for one visitor and for many at once, and its memory.
+
+    It runs in a process of its own on this machine, with the embedded checkpoint and without a network. One visitor
+    uses Chromium through Playwright where both are installed; many use the same events without a browser.
+
+    \b
+    sam-variants benchmark demo
+    sam-variants benchmark demo --users 5 --clicks 3 --no-browser --json
+    """
+    check_installed()
+    settings = DemoSettings(
+        users=users, clicks=clicks, pause=pause, with_browser=has_browser, threads=threads or os.cpu_count() or 1
+    )
+    report_benchmark("demo", settings, measure_demo, demo_tables, as_json)
 
 
 def read_sizes(text: str) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "segment": "Segment objects in an image from points and boxes.",
     "everything": "Find everything in images: files, folders, patterns, URLs.",
     "track": "Track objects through a video from points, boxes and masks.",
+    "demo": "Show the demo in a browser, from this machine.",
     "models": "List the published checkpoints and which of them are here.",
     "convert": "Turn a checkpoint of any layout into a complete repository folder, and back.",
     "push": "Put a checkpoint on the Hub: weights, processor and card in one commit.",

@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from huggingface_hub import HfApi, constants
 
 from sam_variants.hub.push_folder import push_folder
+from sam_variants.hub.remote_repo import PushError, find_repo
+from sam_variants.hub.repo_files import CARD_FILE
 from sam_variants.hub_scripts.push import as_values, show
 
 PACKAGE = "sam_variants"
 SPACE = "spaces_demo"
-# Of the package, what a Space has no use for: its commands, and the demo itself, which is the Space's root.
-NOT_CARRIED = ("hub_scripts", SPACE)
+# Of the demo, what a Space looks for at its root; the rest lies in the package that it carries.
+ROOT_FILES = ("README.md", "app.py", "requirements.txt", "thumbnail.png")
+# Of the package, what a Space has no use for.
+NOT_CARRIED = ("hub_scripts",)
+# What the card says in this package, and on the Hub as an address.
+THUMBNAIL = "thumbnail.png"
 IGNORED = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
 SPACE_SDK = "gradio"
 
@@ -46,8 +53,9 @@ def push_space(
 
     The Space carries this package, its two embedded checkpoints included, in the folder sam_variants/, and installs
     only what requirements.txt names. Files there that this version no longer has are deleted; other files of the Space,
-    its secrets and its hardware stay as they are. README.md, app.py and requirements.txt are the demo's own and written
-    each time: for a Space with others, give --folder. Log in with `hf auth login` before, or set HF_TOKEN.
+    its secrets and its hardware stay as they are. README.md, app.py, requirements.txt and thumbnail.png are the demo's
+    own and written each time: for a Space with others, give --folder. Log in with `hf auth login` before, or set
+    HF_TOKEN.
 
     \b
     sam-variants push-space me/segment-anything --dry-run
@@ -55,7 +63,7 @@ def push_space(
     """
     with tempfile.TemporaryDirectory() as scratch:
         staged = Path(scratch) / "space"
-        write_space(staged, folder)
+        write_space(staged, folder, with_owner(repo_id))
         report = push_folder(
             staged,
             repo_id,
@@ -74,22 +82,34 @@ def push_space(
         show(report)
 
 
-def write_space(target: Path, folder: Path | None = None) -> None:
-    """Lay out a Space: its own files, and beside them the installed package.
+def with_owner(repo_id: str) -> str | None:
+    """The name of a Space with its owner; None where that can't be found out, of which `push_folder` says why."""
+    try:
+        return repo_id if "/" in repo_id else find_repo(HfApi(), repo_id, "space").repo_id
+    except PushError:
+        return None
+
+
+def write_space(target: Path, folder: Path | None = None, repo_id: str | None = None) -> None:
+    """Lay out a Space: its own files, and beside them the installed package, which has the modules of the demo.
 
     Args:
         target: a new folder.
         folder: the Space's own files; by default those of this package's demo.
+        repo_id: owner/name on the Hub; the card of this package's demo then names the thumbnail's address there.
 
     Raises:
         ValueError: when the folder is no Space.
     """
     if folder is None:
-        with as_file(files(f"{PACKAGE}.{SPACE}")) as demo:
-            shutil.copytree(demo, target, ignore=IGNORED)
-        (target / "__init__.py").unlink()
+        target.mkdir()
+        for name in ROOT_FILES:
+            with as_file(files(f"{PACKAGE}.{SPACE}") / name) as file:
+                shutil.copy(file, target / name)
+        if repo_id is not None:
+            name_thumbnail(target / CARD_FILE, repo_id)
     else:
-        if not (folder / "README.md").is_file():
+        if not (folder / CARD_FILE).is_file():
             raise ValueError(f"--folder {str(folder)!r} is no Space: it has no README.md with the Space's settings")
         shutil.copytree(folder, target, ignore=IGNORED)
         # A clone of a Space carries the package as it was then.
@@ -97,7 +117,17 @@ def write_space(target: Path, folder: Path | None = None) -> None:
     with as_file(files(PACKAGE)) as package:
         shutil.copytree(package, target / PACKAGE, ignore=IGNORED)
     # In a checkout they lie elsewhere than in an installed package, but are found by the same names.
-    with as_file(files(f"{PACKAGE}.configuration")) as configuration:
-        shutil.copytree(configuration, target / PACKAGE / "configuration", ignore=IGNORED, dirs_exist_ok=True)
+    for part in ("configuration", SPACE):
+        with as_file(files(f"{PACKAGE}.{part}")) as installed:
+            shutil.copytree(installed, target / PACKAGE / part, ignore=IGNORED, dirs_exist_ok=True)
     for name in NOT_CARRIED:
         shutil.rmtree(target / PACKAGE / name, ignore_errors=True)
+    for name in ROOT_FILES:
+        (target / PACKAGE / SPACE / name).unlink()
+
+
+def name_thumbnail(card: Path, repo_id: str) -> None:
+    """Replace the thumbnail's file name in a card's settings by the address that the Hub wants."""
+    address = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main/{THUMBNAIL}"
+    text = card.read_text(encoding="utf-8")
+    card.write_text(text.replace(f"\nthumbnail: {THUMBNAIL}\n", f"\nthumbnail: {address}\n", 1), encoding="utf-8")
