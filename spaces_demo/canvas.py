@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import gradio as gr
 import numpy as np
 from PIL import Image
@@ -21,8 +22,10 @@ SCRIPTS = ("geometry", "model", "masks", "view", "input", "panel", "main")
 NUM_COLORS = 256
 MODES = ("prompt", "pick", "view")
 NO_PROMPTS: dict[str, Any] = {"photo": None, "version": 0, "selected": None, "objects": []}
-# Of a mask's longer side in the browser, by how many masks there are at most: gradio compares an answer as text.
-MASK_SIDES = {8: 2048, 64: 1024, 10_000: 512}
+# gradio compares all properties of a component with every change, as text.
+MAX_TEXT = 900_000
+# Longer side of a photo that masks are reduced to, until the text of all of them fits.
+SIDES = (2048, 1024, 512, 256)
 
 
 def canvas(
@@ -79,24 +82,27 @@ def mask_props(masks: Masks, ids: Sequence[int], *, photo: str, version: int, si
     """
     height, width = (now / then for now, then in zip(size, masks.size, strict=True))
     scores = [None] * len(masks) if masks.scores is None else masks.scores.tolist()
-    side = next(side for count, side in MASK_SIDES.items() if len(masks) <= count)
-    found = []
-    for index, (number, score) in enumerate(zip(ids, scores, strict=True)):
-        mask = masks[index]
-        pixels, (left, top, right, bottom) = cropped(mask)
-        found.append(
-            {
-                "id": int(number),
-                "x": left * width,
-                "y": top * height,
-                "width": (right - left) * width,
-                "height": (bottom - top) * height,
-                "area": round(int(mask.areas[0]) * width * height),
-                "score": score,
-                "png": as_png(pixels, side),
-            }
+    crops = [cropped(mask) for mask in masks]
+    for side in SIDES:
+        pictures = [as_png(pixels, min(1, side / max(masks.size))) for pixels, _ in crops]
+        if sum(map(len, pictures)) < MAX_TEXT:
+            break
+    objects = [
+        {
+            "id": int(number),
+            "x": left * width,
+            "y": top * height,
+            "width": (right - left) * width,
+            "height": (bottom - top) * height,
+            "area": round(np.count_nonzero(pixels) * width * height),
+            "score": score,
+            "png": picture,
+        }
+        for number, score, picture, (pixels, (left, top, right, bottom)) in zip(
+            ids, scores, pictures, crops, strict=True
         )
-    return {"photo": photo, "version": version, "objects": found}
+    ]
+    return {"photo": photo, "version": version, "objects": objects}
 
 
 def cropped(mask: Masks) -> tuple[np.ndarray, tuple[int, int, int, int]]:
@@ -106,13 +112,16 @@ def cropped(mask: Masks) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     if not len(rows):  # a picture needs a pixel
         return pixels[:1, :1], (0, 0, 1, 1)
     left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return pixels[top:bottom, left:right], (int(left), int(top), int(right), int(bottom))
+    # A copy: a view would keep the pixels around it.
+    return pixels[top:bottom, left:right].copy(), (int(left), int(top), int(right), int(bottom))
 
 
-def as_png(pixels: np.ndarray, side: int) -> str:
-    """Bool pixels as a PNG of one bit each, transparent outside the mask; base64. Larger ones are thinned out."""
-    step = -(-max(pixels.shape) // side)
-    picture = Image.fromarray(pixels[::step, ::step].astype(np.uint8), mode="P")
+def as_png(pixels: np.ndarray, scale: float) -> str:
+    """Bool pixels, reduced by `scale`, as a PNG of one bit each, transparent outside the mask; base64."""
+    if scale < 1:
+        sides = [max(1, round(side * scale)) for side in reversed(pixels.shape)]
+        pixels = cv2.resize(pixels.astype(np.uint8) * 255, sides, interpolation=cv2.INTER_AREA) > 127
+    picture = Image.fromarray(pixels.astype(np.uint8), mode="P")
     picture.putpalette([0, 0, 0, 255, 255, 255])
     file = io.BytesIO()
     picture.save(file, "PNG", bits=1, transparency=0)

@@ -66,6 +66,6 @@ function reveal(x, y) {
 function viewChanged() {
   zoomText.textContent = `${Math.round(zoom * 100)}%`;
   surface.style.touchAction = zoom > 1 || tool === 'box' || tool === 'pan' ? 'none' : 'pan-y';
-  overlayKey = '';
+  movedAt = performance.now();
   redraw();
 }

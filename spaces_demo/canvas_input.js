@@ -84,10 +84,11 @@ function clickAt(at, excludes) {
   addPoint(pixel, excludes || tool === 'exclude' ? 0 : 1);
 }
 
+// Choosing it again, or nothing, lets a mask go.
 function pick(item) {
-  if (!item) return;
-  say(describe(item));
-  trigger('pick', { id: item.id });
+  const isNew = item && item.id !== props.highlight;
+  say(isNew ? describe(item) : 'No mask is chosen.');
+  trigger('pick', { id: isNew ? item.id : null });
 }
 
 function hoverAt(at) {
@@ -172,6 +173,7 @@ const VIEW_KEYS = {
   Escape: () => {
     crosshair = cornerKept = null;
     hoverAt([-1, -1]);
+    if (MODE === 'pick' && props.highlight !== null) pick(null);
     redraw();
   },
 };
@@ -181,17 +183,29 @@ const crosshairPlace = () => (crosshair ? toStage(crosshair[0] + 0.5, crosshair[
 
 function key(event) {
   if (!photo()) return;
-  const isCommand = event.ctrlKey || event.metaKey, name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const name = keyName(event);
   let action = null;
-  if (isCommand) action = MODE !== 'prompt' ? null : name === 'y' || (name === 'z' && event.shiftKey) ? redo : name === 'z' ? undo : null;
-  else if (name === ' ') action = () => { spaceHeld = true; };
+  if (event.ctrlKey || event.metaKey) return;
+  if (name === ' ') action = () => { spaceHeld = true; };
   else action = VIEW_KEYS[name] || (MODE === 'prompt' ? EDIT_KEYS[name] : null);
   if (!action) return;
   event.preventDefault();
   action(event);
 }
 
+const keyName = (event) => (event.key.length === 1 ? event.key.toLowerCase() : event.key);
+
+// Wherever the focus is in the component, but in a text.
+function command(event) {
+  if (!photo() || MODE !== 'prompt' || !(event.ctrlKey || event.metaKey) || event.target.tagName === 'INPUT') return;
+  const name = keyName(event), action = name === 'y' || (name === 'z' && event.shiftKey) ? redo : name === 'z' ? undo : null;
+  if (!action) return;
+  event.preventDefault();
+  action();
+}
+
 function listen() {
+  root.addEventListener('keydown', command);
   const events = {
     pointerdown: startPress, pointermove: movePointer, pointerup: endPress, pointercancel: cancelPress, keydown: key,
     keyup: (event) => { if (event.key === ' ') spaceHeld = false; },

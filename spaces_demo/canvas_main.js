@@ -1,6 +1,6 @@
 // Uploads, and what the server changes.
 
-const IMAGE_TYPES = /^(image|video)\//;
+const FILE_TYPES = /^$|^(image|video)\//; // browsers know no type of some photos
 const fileInput = () => document.querySelector(`#${props.upload_id} input[type=file]`);
 const isVisible = () => root.offsetParent !== null;
 
@@ -11,12 +11,13 @@ function chooseFile() {
 
 // The upload of the page gets the file, as if it had been chosen there: no path ever comes from here.
 function handOver(files) {
-  const file = [...files].find((each) => IMAGE_TYPES.test(each.type)), input = fileInput();
+  const file = [...files].find((each) => FILE_TYPES.test(each.type)), input = fileInput();
   if (!file || !input) return false;
   const transfer = new DataTransfer();
   transfer.items.add(file);
   input.files = transfer.files;
   input.dispatchEvent(new Event('change', { bubbles: true }));
+  warn('');
   say(`Opening ${file.name}.`);
   return true;
 }
@@ -28,8 +29,10 @@ function takeDrops() {
   stage.addEventListener('drop', (event) => {
     event.preventDefault();
     mark(false);
-    if (!handOver(event.dataTransfer.files)) say(props.track ? 'That is no video.' : 'That is no photo.');
+    if (!handOver(event.dataTransfer.files)) warn(props.track ? 'That is no video.' : 'That is no photo.');
   });
+  // Beside the canvas, a browser would leave the page for the file.
+  for (const name of ['dragover', 'drop']) document.addEventListener(name, (event) => event.preventDefault());
   document.addEventListener('paste', (event) => {
     if (!isVisible() || /^(INPUT|TEXTAREA)$/.test(event.target.tagName)) return;
     if (event.clipboardData && handOver(event.clipboardData.files)) event.preventDefault();
@@ -55,6 +58,8 @@ function takePhoto() {
   delete root.dataset.photo;
   if (!now) return redraw();
   surface.setAttribute('aria-label', `${props.label}: ${now.alt || `${now.width} by ${now.height} pixels`}`);
+  warn('');
+  picture.onerror = () => warn('The picture is no longer here: files are kept for an hour. Open it again.');
   picture.onload = () => {
     pictureReady = true;
     root.dataset.photo = now.id; // on the screen now

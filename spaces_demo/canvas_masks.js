@@ -1,7 +1,8 @@
 // The server's answers: decoded once, tinted and outlined at the size of the screen.
 
 const FILL = 0.42, LINE = 1.6, HIT_SIDE = 1024;
-let masks = [], drawnVersion = -1, hits = null, overlayKey = '';
+const MANY = 8, REST_MS = 120; // masks that are not painted anew in every frame of a movement
+let masks = [], drawnVersion = -1, hits = null, overlayKey = '', overlayView = null, movedAt = 0, answers = 0;
 const overlay = document.createElement('canvas'), shape = document.createElement('canvas');
 const outline = document.createElement('canvas');
 
@@ -12,9 +13,10 @@ async function takeMasks() {
   if (!wanted) return list.length ? undefined : showMasks([], drawnVersion);
   if (answer.version < drawnVersion) return;
   drawnVersion = answer.version;
-  const images = await Promise.all(list.map(decode));
+  answers += 1;
+  const turn = answers, images = await Promise.all(list.map(decode));
   // Another answer, or another photo, may have come meanwhile.
-  if (props.masks === answer || (answer.version === drawnVersion && photo() && photo().id === answer.photo)) {
+  if (turn === answers && photo() && photo().id === answer.photo) {
     showMasks(list.map((item, index) => ({ ...item, image: images[index] })), answer.version);
   }
 }
@@ -27,6 +29,7 @@ async function decode(item) {
 }
 
 function showMasks(list, answered) {
+  answers += 1;
   // Small ones lie over large ones, and are the ones that a pointer finds.
   masks = list.sort((a, b) => b.area - a.area);
   root.dataset.version = answered; // of the prompts that the masks on the screen answer
@@ -81,11 +84,21 @@ function paintMask(target, item, density, strength) {
 
 function paintOverlay(target, density) {
   const shown = visibleMasks();
-  const key = `${shown.map((item) => item.id)}:${target.canvas.width}x${target.canvas.height}`;
+  const key = `${shown.map((item) => item.id)}:${target.canvas.width}x${target.canvas.height}:${[offsetX, offsetY, zoom]}`;
+  const rests = performance.now() - movedAt > REST_MS;
+  if (key !== overlayKey && overlayKey && shown.length > MANY && !rests) {
+    // While the view moves, the masks as they were are moved along.
+    const k = scale() / overlayView.scale;
+    target.setTransform(k, 0, 0, k, (offsetX - k * overlayView.x) * density, (offsetY - k * overlayView.y) * density);
+    target.drawImage(overlay, 0, 0);
+    target.setTransform(1, 0, 0, 1, 0, 0);
+    setTimeout(redraw, REST_MS);
+    return;
+  }
   if (key !== overlayKey) {
     const layer = size(overlay, target.canvas.width, target.canvas.height);
     for (const item of shown) paintMask(layer, item, density, 1);
-    overlayKey = key;
+    [overlayKey, overlayView] = [key, { x: offsetX, y: offsetY, scale: scale() }];
   }
   const marked = shown.find((item) => item.id === hovered) || shown.find((item) => item.id === props.highlight);
   target.globalAlpha = marked ? 0.35 : 1;

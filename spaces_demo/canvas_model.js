@@ -2,7 +2,7 @@
 
 const MODE = props.mode;
 const MAX_NAME = 80;
-let undone = [], done = [], lastId = 0, version = 0;
+let undone = [], done = [], lastId = 0, version = 0, asking = false;
 
 const photo = () => props.photo || null;
 const objects = () => (MODE === 'view' ? props.prompts : (props.value && props.value.objects)) || [];
@@ -32,7 +32,17 @@ function after(asks, message) {
   renderObjects();
   redraw();
   if (message) say(message);
-  if (asks) trigger('prompt');
+  if (asks) ask();
+}
+
+// Many edits at once are one question.
+function ask() {
+  if (asking) return;
+  asking = true;
+  setTimeout(() => {
+    asking = false;
+    trigger('prompt');
+  });
 }
 
 function step(from, to, message) {
@@ -47,11 +57,14 @@ const undo = () => step(done, undone, 'undo');
 const redo = () => step(undone, done, 'redo');
 
 function startPhoto() {
-  const given = (photo() && photo().objects) || [];
+  const now = photo(), before = props.value || {};
+  version = Math.max(version, before.version || 0);
+  // A canvas that is built again for the same photo keeps its prompts.
+  const given = (now && (now.objects || (before.photo === now.id && before.objects))) || [];
   done = [];
   undone = [];
   lastId = Math.max(0, ...given.map((item) => item.id));
-  const chosen = given.find((item) => props.track && item.id === selectedId()) || given[0];
+  const chosen = given.find((item) => item.id === before.selected) || given[0];
   setValue(given, chosen ? chosen.id : null);
 }
 

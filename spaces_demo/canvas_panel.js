@@ -95,13 +95,18 @@ const empty = props.upload_id && MODE !== 'view'
   ? make('button', { type: 'button', class: 'empty', onclick: () => chooseFile() },
     make('span', { class: 'round', html: svg('upload') }), make('b', {}, props.track ? 'Drop a video here' : EMPTY[MODE]), make('span', {}, 'paste it, or click to choose a file'))
   : make('div', { class: 'empty' }, make('b', {}, EMPTY.view));
-const stage = make('div', { class: 'stage' }, surface, empty, hint, busy);
-const list = make('ul', { class: 'objects', 'aria-label': 'Objects' });
+const notice = make('p', { class: 'notice', role: 'alert', hidden: true });
+const stage = make('div', { class: 'stage' }, surface, empty, hint, notice, busy);
+const list = make('ul', { class: 'chips', 'aria-label': 'Objects' });
 const live = make('p', { class: 'only-read', role: 'status', 'aria-live': 'polite' });
 const help = make('p', { class: 'only-read', id: id('help') }, HELP[MODE]);
 const root = make('div', { class: 'canvas', 'data-mode': MODE }, bar, stage, list, live, help);
 
 const say = (text) => { live.textContent = text; };
+function warn(text) {
+  notice.textContent = text;
+  notice.hidden = !text;
+}
 const pixels = (area) => `${Math.round(area).toLocaleString('en')} px`;
 function describe(item) {
   const score = item.score === undefined || item.score === null ? '' : `, expected IoU ${item.score.toFixed(2)}`;
@@ -111,6 +116,7 @@ function describe(item) {
 // The list is written anew with every change; what had the focus gets it back.
 function renderObjects() {
   if (MODE !== 'prompt') return;
+  if (list.querySelector('input')) return; // a name is being typed: `end` writes the list anew
   const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   const rows = objects().map(objectRow);
   const add = make('li', { class: 'more' }, button('add', 'New object (N)', addObject, { text: 'New object', 'data-key': 'add' }));
@@ -144,17 +150,21 @@ function askName(item) {
   const row = list.querySelector(`[data-id="${item.id}"]`);
   const input = make('input', { type: 'text', maxlength: MAX_NAME, value: item.name, 'aria-label': `Name of ${item.name}` });
   let isOver = false;
-  const end = (text) => {
+  const end = (text, byKey = true) => {
     if (isOver) return;
     isOver = true;
+    input.remove();
     rename(item.id, text);
+    const edited = list.querySelector(`[data-key="edit-${item.id}"]`);
+    if (byKey && edited) edited.focus();
   };
   input.addEventListener('keydown', (event) => {
     event.stopPropagation();
-    if (event.key === 'Enter') end(input.value);
-    if (event.key === 'Escape') end(item.name);
+    if (event.key !== 'Enter' && event.key !== 'Escape') return;
+    event.preventDefault(); // the button that gets the focus would be pressed
+    end(event.key === 'Enter' ? input.value : item.name);
   });
-  input.addEventListener('blur', () => end(input.value));
+  input.addEventListener('blur', () => end(input.value, false));
   row.replaceChildren(input);
   input.focus();
   input.select();

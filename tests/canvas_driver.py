@@ -80,7 +80,7 @@ def shapes_page(url: str) -> gr.Blocks:
             "height": 9,
             "area": 81,
             "score": 0.5,
-            "png": as_png(np.ones((9, 9), bool), 9),
+            "png": as_png(np.ones((9, 9), bool), 1),
         }
         late.click(lambda: gr.HTML(masks={"photo": "a", "version": 1, "objects": [old]}), None, main)
         main.prompt(discs, main, main, trigger_mode="always_last", show_progress="hidden")

@@ -150,7 +150,7 @@ def test_objects_are_added_named_selected_and_deleted(opened: Opener) -> None:
     driven.button("Rename Object 1").click()
     page.keyboard.type("  a coin <b>  ")
     page.keyboard.press("Enter")
-    row = page.locator("#main .objects li").first
+    row = page.locator("#main .chips li").first
     assert row.locator(".name span").inner_text() == "a coin <b>"
     row.locator(".name").click()
     driven.click(260, 200)
@@ -174,11 +174,11 @@ def test_an_older_answer_is_not_drawn_over_a_newer_one(opened: Opener) -> None:
     driven.wait(lambda: len(driven.objects[0]["points"]) == 3)
     driven.wait_for_answer()
     version = driven.read("version")
-    size = driven.page.locator("#main .objects small").inner_text()
+    size = driven.page.locator("#main .chips small").inner_text()
     driven.page.get_by_role("button", name="Late", exact=True).click()
     driven.page.wait_for_load_state("networkidle")
     assert driven.read("version") == version
-    assert driven.page.locator("#main .objects small").inner_text() == size != "81 px"
+    assert driven.page.locator("#main .chips small").inner_text() == size != "81 px"
 
 
 def test_another_photo_brings_its_own_objects(opened: Opener) -> None:
@@ -188,7 +188,7 @@ def test_another_photo_brings_its_own_objects(opened: Opener) -> None:
     driven.page.get_by_role("button", name="Other", exact=True).click()
     driven.page.wait_for_selector("#main [data-photo=b]")
     assert driven.read("masks") == ""
-    assert driven.page.locator("#main .objects .name span").all_inner_texts() == ["Seven"]
+    assert driven.page.locator("#main .chips .name span").all_inner_texts() == ["Seven"]
     driven.button("New object").click()
     driven.click(500, 500)
     driven.wait_for_masks("7 8")
@@ -264,6 +264,8 @@ def test_pick_finds_the_smallest_mask(opened: Opener) -> None:
     assert hint.inner_text() == "Mask 2: 60,000 px"
     driven.click(700, 400)
     page.wait_for_function("document.querySelector('#heard textarea, #heard input').value === '2'")
+    driven.click(50, 50)
+    page.wait_for_function("document.querySelector('#heard textarea, #heard input').value === 'None'")
     driven.click(300, 700)
     page.wait_for_function("document.querySelector('#heard textarea, #heard input').value === '1'")
 
@@ -316,10 +318,41 @@ def test_masks_are_cropped_and_scaled() -> None:
     assert (opaque == pixels[0, 10:30, 5:25].numpy()).all()
 
 
-def test_large_masks_are_thinned_out() -> None:
-    picture = Image.open(io.BytesIO(base64.b64decode(as_png(np.ones((5000, 3001), bool), 1024))))
-    assert picture.size == (601, 1000)
+def test_large_answers_are_reduced() -> None:
+    picture = Image.open(io.BytesIO(base64.b64decode(as_png(np.ones((5000, 3001), bool), 0.2))))
+    assert picture.size == (600, 1000)
+    noise = np.random.default_rng(0).uniform(size=(3, 1500, 2000)) > 0.5
+    props = mask_props(Masks(torch.from_numpy(noise)), [1, 2, 3], photo="p", version=0, size=(3000, 4000))
+    assert sum(len(item["png"]) for item in props["objects"]) < 900_000
+    assert [item["area"] for item in props["objects"]] == [4 * int(mask.sum()) for mask in noise]
+    assert mask_props(Masks(torch.zeros(0, 5, 5, dtype=torch.bool)), [], photo="p", version=0, size=(5, 5))["objects"] == []
     empty, box = cropped(Masks(torch.zeros(1, 5, 5, dtype=torch.bool)))
     assert (empty.any(), box) == (False, (0, 0, 1, 1))
     with pytest.raises(ValueError, match="mode='draw'"):
         canvas("x", elem_id="x", mode="draw")
+
+
+def test_a_name_can_be_typed_while_answers_arrive(opened: Opener) -> None:
+    driven = opened()
+    driven.click(200, 200)
+    driven.button("Rename Object 1").click()
+    driven.page.keyboard.type("my ")
+    driven.wait_for_answer()
+    driven.page.keyboard.press("Enter")
+    driven.button("Rename my").click()
+    driven.page.keyboard.type("coin")
+    driven.page.keyboard.press("Escape")
+    assert driven.page.locator("#main .chips .name span").inner_text() == "my"
+    driven.page.keyboard.press("Control+z")  # the focus is back in the list
+    driven.wait(lambda: driven.objects[0]["name"] == "Object 1")
+
+
+def test_what_is_no_photo_is_said_so(open_page: Pages, url: str) -> None:
+    page = open_page(url)
+    page.wait_for_selector("#main .stage")
+    page.evaluate("""() => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File(['x'], 'x.txt', { type: 'text/plain' }));
+      document.querySelector('#main .stage').dispatchEvent(new DragEvent('drop', { dataTransfer: transfer }));
+    }""")
+    assert page.locator("#main .notice").inner_text() == "That is no photo."
