@@ -45,7 +45,7 @@ wheel: $(VENV)/.installed-dev ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean: ## remove what the other targets made, except the virtual environment
-	rm -rf build dist segmented *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist segmented tests/node_modules *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find configuration hub_scripts modeling_sam_variants spaces_demo tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and alone, so that TORCH_INDEX_URL can choose its build and nothing else can replace it.

@@ -87,7 +87,7 @@ def measure_demo(settings: DemoSettings, advance: Advance) -> dict[str, Any]:
         ValueError: the Space did not start.
     """
     # It needs the extra `demo`.
-    from sam_variants.spaces_demo import limits
+    from sam_variants.spaces_demo.limits import MEMORY_GIB
 
     with tempfile.TemporaryDirectory() as folder, running_demo(settings.threads) as demo:
         advance(SHARES["start"])
@@ -105,7 +105,7 @@ def measure_demo(settings: DemoSettings, advance: Advance) -> dict[str, Any]:
         "one": {"driver": driver, **one.report()},
         "many": {"users": settings.users, "driver": "HTTP", **many.report()},
         "peak_bytes": peak,
-        "limit_bytes": limits.MEMORY_GIB * GIBIBYTE,
+        "limit_bytes": MEMORY_GIB * GIBIBYTE,
     }
 
 

@@ -7,9 +7,12 @@ import webbrowser
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sam_variants.spaces_demo.models import ModelStore
 
 # What the extra `demo` brings: the page, and the server for MCP clients.
 NEEDED = ("gradio", "mcp")
@@ -59,6 +62,7 @@ def demo(
     if strange := [name for name in others if not REPO_ID.fullmatch(name)]:
         raise ValueError(f"--model {strange[0]!r} is neither a file or folder here nor owner/name of one on the Hub")
     models = configure(paths, allow_hub=not no_hub, hub_ids=others)
+    check_loadable(models, paths)
 
     def announce(url: str) -> None:
         typer.echo(f"The demo is at {url} with {', '.join(models.choices())}; Ctrl+C ends it.")
@@ -78,6 +82,21 @@ def check_installed() -> None:
         raise ValueError(
             f'the demo needs {" and ".join(missing)}, not installed here: pip install "sam-variants[demo]"'
         )
+
+
+def check_loadable(models: ModelStore, paths: Sequence[Path]) -> None:
+    """Load what lies on this machine, which shows now what visitors would be told later.
+
+    Raises:
+        ValueError: saying which option is wrong.
+    """
+    from gradio import Error
+
+    for path in paths:
+        try:
+            models.get(path.resolve().name)
+        except Error as error:
+            raise ValueError(f"--model {str(path)!r} can't be used: {error.message}") from error
 
 
 def check_address(host: str, port: int | None) -> None:

@@ -108,6 +108,12 @@ def _check_totals(by_frame: dict[int, dict[int, ObjectPrompts]]) -> None:
     num_points = sum(len(item.points) for given in by_frame.values() for item in given.values())
     if num_points > limits.MAX_POINTS:
         raise gr.Error(f"{limits.MAX_POINTS} points are the most; these are {num_points}.")
+    num_prompts = sum(len(given) for given in by_frame.values())
+    if num_prompts > limits.MAX_VIDEO_PROMPTS:
+        raise gr.Error(
+            f"{limits.MAX_VIDEO_PROMPTS} prompts are the most in a video, counted by object and frame; these are "
+            f"{num_prompts}."
+        )
     for number in objects:
         first = min(frame for frame, given in by_frame.items() if number in given)
         if not answerable(by_frame[first][number]):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+import gradio as gr
+from gradio.context import LocalContext
+
+from sam_variants.spaces_demo import limits
+
 SECONDS_BETWEEN_STEPS = 0.1
+TOO_LONG = f"This took longer than {limits.WORK_SECONDS // 60} minutes, and others wait. Ask for less at once."
+# What is cancelled ends at its next report, and keeps its place until then.
+_PLACES = threading.BoundedSemaphore(limits.MAX_BACKGROUND)
 
 
 class NobodyWaitsError(Exception):
@@ -54,11 +63,17 @@ def in_steps(work: Callable[[Callable[[float, str], None]], Any]) -> Generator[S
         state["step"] = Step(fraction, text)
 
     def run() -> None:
+        while not _PLACES.acquire(timeout=SECONDS_BETWEEN_STEPS):
+            if is_closed.is_set():
+                return
         try:
-            state["result"] = work(report)
+            if not is_closed.is_set():
+                state["result"] = work(report)
         except BaseException as error:
             state["error"] = error
-        news.set()
+        finally:
+            _PLACES.release()
+            news.set()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -70,8 +85,28 @@ def in_steps(work: Callable[[Callable[[float, str], None]], Any]) -> Generator[S
                 shown = step
                 yield step
     finally:
+        # Not waited for: gradio closes generators where it answers all visitors.
         is_closed.set()
-        thread.join()
     if "error" in state:
         raise state["error"]
     yield Result(state["result"])
+
+
+def end_of_patience() -> Callable[[], None]:
+    """A check for work that is done in steps, in the thread in which gradio began it or in another.
+
+    Returns:
+        A function that raises gr.Error when the work has taken `limits.WORK_SECONDS`, and `NobodyWaitsError` when the
+        caller has gone.
+    """
+    blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    event = None if blocks is None or event_id is None else blocks._queue.event_ids_to_events.get(event_id)
+    end = time.monotonic() + limits.WORK_SECONDS
+
+    def check() -> None:
+        if event is not None and not event.alive:
+            raise NobodyWaitsError
+        if time.monotonic() > end:
+            raise gr.Error(TOO_LONG, print_exception=False)
+
+    return check

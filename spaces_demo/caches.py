@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -31,8 +32,7 @@ class BoundedCache(Generic[Value]):
         self.capacity, self.size_of = capacity, size_of
         self.used = 0
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._making: dict[Hashable, Making] = {}
-        self._lock = Lock()
+        self._begin()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -45,6 +45,8 @@ class BoundedCache(Generic[Value]):
 
         Whatever `make` raises is raised, and nothing is kept: those who wait try for themselves.
         """
+        if self._process != os.getpid():  # forked, as ZeroGPU does: whoever held a lock is not here
+            self._begin()
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -71,6 +73,11 @@ class BoundedCache(Generic[Value]):
         with self._lock:
             self._values.clear()
             self.used = 0
+
+    def _begin(self) -> None:
+        self._making: dict[Hashable, Making] = {}
+        self._lock = Lock()
+        self._process = os.getpid()
 
     def _keep(self, key: Hashable, value: Value) -> None:
         size = self.size_of(value)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sam_variants import Masks
 from sam_variants.mask_drawing import distinct_colors
+from sam_variants.spaces_demo import limits
 
 HERE = Path(__file__).parent
 # In the order in which they are read; they share one scope.
@@ -61,6 +62,7 @@ def canvas(
         mode=mode,
         upload_id=upload_id,
         track=track,
+        max_objects=limits.MAX_VIDEO_OBJECTS if track else limits.MAX_OBJECTS,
         colors=distinct_colors(range(NUM_COLORS)).tolist(),
         photo=None,
         masks={},

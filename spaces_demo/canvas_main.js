@@ -26,13 +26,13 @@ function takeDrops() {
   const mark = (isOver) => root.toggleAttribute('data-drop', isOver);
   stage.addEventListener('dragover', (event) => { event.preventDefault(); mark(true); });
   stage.addEventListener('dragleave', () => mark(false));
-  stage.addEventListener('drop', (event) => {
+  // Also beside the canvas, where a browser would leave the page for the file.
+  document.addEventListener('dragover', (event) => event.preventDefault());
+  document.addEventListener('drop', (event) => {
     event.preventDefault();
     mark(false);
-    if (!handOver(event.dataTransfer.files)) warn(props.track ? 'That is no video.' : 'That is no photo.');
+    if (isVisible() && !handOver(event.dataTransfer.files)) warn(props.track ? 'That is no video.' : 'That is no photo.');
   });
-  // Beside the canvas, a browser would leave the page for the file.
-  for (const name of ['dragover', 'drop']) document.addEventListener(name, (event) => event.preventDefault());
   document.addEventListener('paste', (event) => {
     if (!isVisible() || /^(INPUT|TEXTAREA)$/.test(event.target.tagName)) return;
     if (event.clipboardData && handOver(event.clipboardData.files)) event.preventDefault();

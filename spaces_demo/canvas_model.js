@@ -74,10 +74,17 @@ function newObject(list) {
   return [[...list, item], item];
 }
 
+function hasRoom() {
+  const isRoom = objects().length < props.max_objects;
+  warn(isRoom ? '' : `${props.max_objects} objects are the most: delete one of them first.`);
+  return isRoom;
+}
+
 function addObject() {
   if (!photo()) return;
   const empty = objects().find((item) => !isKnown(item));
   if (empty) return select(empty.id);
+  if (!hasRoom()) return;
   const [list, item] = newObject(objects());
   edit(list, item.id, false, `${item.name} is new: click on it.`);
 }
@@ -85,7 +92,10 @@ function addObject() {
 // Change the selected object, which is made where there is none.
 function change(make, message) {
   let list = objects(), item = selected();
-  if (!item) [list, item] = newObject(list);
+  if (!item) {
+    if (!hasRoom()) return;
+    [list, item] = newObject(list);
+  }
   const changed = { ...item, ...make(item) };
   edit(list.map((each) => (each.id === item.id ? changed : each)), item.id, true, `${message}, ${item.name}.`);
 }

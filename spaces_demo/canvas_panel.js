@@ -97,7 +97,7 @@ const empty = props.upload_id && MODE !== 'view'
   : make('div', { class: 'empty' }, make('b', {}, EMPTY.view));
 const notice = make('p', { class: 'notice', role: 'alert', hidden: true });
 const stage = make('div', { class: 'stage' }, surface, empty, hint, notice, busy);
-const list = make('ul', { class: 'chips', 'aria-label': 'Objects' });
+const list = make('ul', { class: 'chips', 'aria-label': 'Objects', hidden: true });
 const live = make('p', { class: 'only-read', role: 'status', 'aria-live': 'polite' });
 const help = make('p', { class: 'only-read', id: id('help') }, HELP[MODE]);
 const root = make('div', { class: 'canvas', 'data-mode': MODE }, bar, stage, list, live, help);

@@ -17,6 +17,7 @@ from gradio_client.utils import is_file_obj_with_meta
 
 from sam_variants.spaces_demo import api_calls
 from sam_variants.spaces_demo.api_calls import OVERLAY
+from sam_variants.spaces_demo.background import NobodyWaitsError
 from sam_variants.spaces_demo.models import EMBEDDED, EMBEDDED_VIDEO
 from sam_variants.spaces_demo.shared import WORK
 
@@ -148,6 +149,8 @@ def explained(fn: Callable[..., Any]) -> Callable[..., Any]:
         except gr.Error as error:
             error.print_exception = False
             raise
+        except NobodyWaitsError as error:
+            raise gr.Error("The caller has gone.", print_exception=False) from error
         except Exception as error:
             logger.exception("%s failed", fn.__name__)
             raise gr.Error(FAILED, print_exception=False) from error

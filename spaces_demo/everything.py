@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from sam_variants import MaskGenerationOptions, Masks, TimeSplit
+from sam_variants.spaces_demo.background import end_of_patience
 from sam_variants.spaces_demo.gpu import gpu
 from sam_variants.spaces_demo.models import Loaded
 from sam_variants.spaces_demo.photos import Photo
@@ -84,7 +85,10 @@ def find_everything(
 def _find(
     loaded: Loaded, photo: Photo, options: EverythingOptions, progress: Progress | None = None
 ) -> tuple[Masks, TimeSplit]:
+    check = end_of_patience()
+
     def report(done: int, points: int) -> None:
+        check()
         if progress is not None:
             progress(done / max(points, 1), f"{done} of {points} points")
 

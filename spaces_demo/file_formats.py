@@ -72,7 +72,7 @@ def write_masks(path: Path, masks: Masks, photo: Photo, names: Names) -> None:
     """Black and white pictures, white on the object; of several masks a zip archive."""
     if len(masks) == 1:
         with path.open("wb") as file:
-            _write_mask(file, masks)
+            _write_mask(file, masks[0])  # a copy, so that the visit keeps no pixels
         return
     # Stored: PNG is compressed already.
     with zipfile.ZipFile(path, "w") as archive:

@@ -10,14 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
-import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 from gradio import mcp
 from gradio.processing_utils import save_base64_to_cache
@@ -28,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sam_variants.spaces_demo import limits
 from sam_variants.spaces_demo.own_files import inlined
+from sam_variants.spaces_demo.request_limits import GuardError, HeldBodies, UploadBudget, in_time
 
 API = "/gradio_api/"
 UPLOAD, MCP = f"{API}upload", f"{API}mcp"
@@ -51,51 +48,6 @@ FORGED = "A file must be one that was uploaded here. " + UPLOAD_ADVICE
 logger = logging.getLogger(__name__)
 
 
-class GuardError(Exception):
-    """A request that is not passed on."""
-
-    def __init__(self, status: HTTPStatus, text: str) -> None:
-        super().__init__(text)
-        self.status, self.text = status, text
-
-
-class Uploaded(NamedTuple):
-    """An upload, when and how large."""
-
-    time: float
-    num_bytes: int
-
-
-class UploadBudget:
-    """How much all visitors may upload while files are kept, and that the disk does not run full.
-
-    Args:
-        max_bytes: in `seconds`.
-        seconds: how long files are kept.
-        free_bytes: of the disk that must stay.
-    """
-
-    def __init__(self, max_bytes: int, seconds: float, free_bytes: int) -> None:
-        self.max_bytes, self.seconds, self.free_bytes = max_bytes, seconds, free_bytes
-        self._uploads: deque[Uploaded] = deque()
-        self._total = 0
-        self._lock = Lock()
-
-    def take(self, num_bytes: int) -> None:
-        """Count an upload in; refuses it when there is no room."""
-        now = time.monotonic()
-        folder = Path(get_upload_folder())
-        folder.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            while self._uploads and self._uploads[0].time < now - self.seconds:
-                self._total -= self._uploads.popleft().num_bytes
-            is_full = shutil.disk_usage(folder).free - num_bytes < self.free_bytes
-            if is_full or self._total + num_bytes > self.max_bytes:
-                raise GuardError(HTTPStatus.SERVICE_UNAVAILABLE, "There is no room for more uploads. Try again later.")
-            self._uploads.append(Uploaded(now, num_bytes))
-            self._total += num_bytes
-
-
 class Guard:
     """ASGI middleware that refuses, in plain words, what is described above.
 
@@ -106,7 +58,7 @@ class Guard:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._uploads = UploadBudget(limits.UPLOAD_BYTES, limits.SESSION_SECONDS, limits.MIN_FREE_BYTES)
-        self._held_bytes = 0
+        self._bodies = HeldBodies(limits.JSON_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -119,8 +71,8 @@ class Guard:
             if scope["method"] != "POST":
                 await self.app(scope, receive, send)
             elif path.rstrip("/") == UPLOAD:
-                self._uploads.take(_upload_size(scope))
-                await self.app(scope, receive, send)
+                self._uploads.check(_upload_size(scope))
+                await self.app(scope, self._uploads.counted(receive), send)
             else:
                 await self._pass_json(path.startswith(MCP), scope, receive, send)
         except GuardError as refused:
@@ -129,12 +81,8 @@ class Guard:
     async def _pass_json(self, is_mcp: bool, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a JSON body as far as is allowed, look at it, and pass it on."""
         most = limits.MAX_MCP_BYTES if is_mcp else limits.MAX_JSON_BYTES
-        held = min(most, _length(scope, most))
-        if self._held_bytes + held > limits.JSON_BYTES:
-            raise GuardError(HTTPStatus.SERVICE_UNAVAILABLE, "Too many large requests at once. Try again in a minute.")
-        self._held_bytes += held
-        try:
-            body = await _read(receive, most)
+        with self._bodies.body() as add:
+            body = await _read(receive, add, most)
             value = _parsed(body)
             if is_mcp:
                 problem, body = for_mcp(value, body, scope["app"].get_blocks().upload_file_set)
@@ -146,15 +94,15 @@ class Guard:
             headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-length", b"transfer-encoding")]
             scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
             await self.app(scope, _replayed(body, receive), send)
-        finally:
-            self._held_bytes -= held
 
 
 def launch_options() -> dict[str, Any]:
     """Arguments of `Blocks.launch`: the limits, the guard, the MCP server, and nothing that this page does not use.
 
-    They are new each time: gradio writes into them.
+    They are new each time: gradio writes into them. Its MCP server is told where the cache is, of which it knows only
+    where it was when it was imported.
     """
+    mcp.DEFAULT_TEMP_DIR = get_upload_folder()
     return {
         **limits.LAUNCH,
         "app_kwargs": {"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
@@ -232,13 +180,11 @@ def _parsed(body: bytes) -> Any:
         raise GuardError(HTTPStatus.BAD_REQUEST, "This is no JSON that can be read.") from error
 
 
-async def _read(receive: Receive, most: int) -> bytes:
+async def _read(receive: Receive, add: Callable[[bytes], bytearray], most: int) -> bytes:
     body, is_more = bytearray(), True
     while is_more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise GuardError(HTTPStatus.BAD_REQUEST, "The request ended too early.")
-        body += message.get("body", b"")
+        message = await in_time(receive)
+        body = add(message.get("body", b""))
         is_more = message.get("more_body", False)
         if len(body) > most:
             raise _too_long(most)
@@ -257,23 +203,18 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _length(scope: Scope, unknown: int) -> int:
-    """The length that a request states."""
-    stated = dict(scope["headers"]).get(b"content-length", b"")
-    return int(stated) if stated.isdigit() else unknown
-
-
 def _upload_size(scope: Scope) -> int:
+    """The length that an upload states."""
     most = limits.MAX_UPLOAD_BYTES + MULTIPART_BYTES
-    length = _length(scope, -1)
-    if length < 0:
+    stated = dict(scope["headers"]).get(b"content-length", b"")
+    if not stated.isdigit():
         raise GuardError(HTTPStatus.LENGTH_REQUIRED, "An upload must state its length.")
-    if length > most:
+    if int(stated) > most:
         raise GuardError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"This upload is too large: {limits.MAX_UPLOAD_BYTES // limits.MEBIBYTE} MB are the most.",
         )
-    return length
+    return int(stated)
 
 
 def _too_long(most: int) -> GuardError:

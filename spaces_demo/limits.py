@@ -27,6 +27,7 @@ MAX_VIDEO_SECONDS = 60
 MAX_VIDEO_FRAMES = 900
 MAX_VIDEO_PIXELS = 1920 * 1088  # of a frame
 MAX_VIDEO_OBJECTS = 12
+MAX_VIDEO_PROMPTS = 120  # each object on each frame with prompts for it: all are remembered to the video's end
 MAX_OPEN_VIDEOS = 16  # of all visitors; the one longest unused is put away
 STATE_BYTES = 256 * MEBIBYTE  # on disk, of the tracking states of one video
 HELD_SESSIONS = 6  # sessions of open videos that stay in memory
@@ -46,6 +47,8 @@ PROMPT_SECONDS = 10
 
 # Visitors.
 MAX_WAITING = 60
+WORK_SECONDS = 600  # of one run of everything, tracking, or a download; then others have their turn
+MAX_BACKGROUND = 2  # runs at once, with those that were cancelled and have not ended yet
 SESSION_SECONDS = 3600
 STATE_SESSIONS = 100
 CACHE_CHECK_SECONDS = 600  # how often files older than a session are deleted
@@ -54,6 +57,8 @@ CACHE_CHECK_SECONDS = 600  # how often files older than a session are deleted
 MAX_JSON_BYTES = 2 * MEBIBYTE
 MAX_MCP_BYTES = 16 * MEBIBYTE  # MCP clients send files as text
 JSON_BYTES = 64 * MEBIBYTE  # of all requests at once
+SHORT_BYTES = 64 * 1024  # of a request that is always taken, such as a click
+SILENT_SECONDS = 30  # in which the next part of a request must come
 MAX_JSON_DEPTH = 32
 
 # The process stays under this, all of the above at their bounds.

@@ -16,6 +16,7 @@ from huggingface_hub.utils import tqdm
 
 from sam_variants.hub.hub_errors import causes, first_line, known_reason, status_of
 from sam_variants.spaces_demo import limits
+from sam_variants.spaces_demo.background import end_of_patience
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 CONFIG = "config.json"
@@ -58,6 +59,7 @@ def download(repo: str, progress: Progress, is_offered: bool = False) -> tuple[P
     total = sum(files.values())
     if not is_offered:
         _check_room(repo, total)
+        progress = patient(progress)
     try:
         folder = snapshot_download(
             repo,
@@ -66,6 +68,8 @@ def download(repo: str, progress: Progress, is_offered: bool = False) -> tuple[P
             tqdm_class=byte_counter(repo, total, progress),
             token=token,
         )
+    except gr.Error:
+        raise
     except Exception as error:
         raise gr.Error(told(repo, error)) from error
     return _checkpoint_in(Path(folder), list(files))
@@ -92,6 +96,17 @@ def needed_files(repo: str, sizes: Mapping[str, int]) -> dict[str, int]:
                 "Anything model."
             )
     return {name: sizes[name] for name in (CONFIG, INDEX, *weights) if name in sizes}
+
+
+def patient(progress: Progress) -> Progress:
+    """The same, which ends what it is told about when that takes too long or nobody waits for it."""
+    check = end_of_patience()
+
+    def told_on(fraction: float, text: str) -> None:
+        check()
+        progress(fraction, text)
+
+    return told_on
 
 
 def byte_counter(repo: str, total: int, progress: Progress) -> type[tqdm]:

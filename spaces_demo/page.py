@@ -19,7 +19,7 @@ from sam_variants.spaces_demo.models import EMBEDDED, Loaded, store
 from sam_variants.spaces_demo.page_parts import MARK, note, progress_bar, seconds_text
 from sam_variants.spaces_demo.photos import Photo, open_photo
 from sam_variants.spaces_demo.segmenting import embeddings
-from sam_variants.spaces_demo.shared import UPLOAD_ID, WORK, Shared, model_picker
+from sam_variants.spaces_demo.shared import MODELS, SOON, UPLOAD_ID, Shared, model_picker
 from sam_variants.spaces_demo.visits import Visit
 
 TITLE = "Segment Anything, small"
@@ -36,6 +36,23 @@ TABS = {
     "Video": tab_video.add,
     "Compare": tab_compare.add,
 }
+# Enter in a gradio dropdown takes the option that is lit, "embedded-video" for a pasted "embedded": an exact name and a
+# Hub id are taken as they are, which is what leaving the box does.
+TAKE_WHAT_IS_TYPED = """() => {
+    let typed = null;
+    const box = (event) => event.target.closest?.(".model-picker input");
+    const isName = (text) => text.includes("/")
+        || [...document.querySelectorAll("[role=option]")].some((option) => option.ariaLabel === text);
+    document.addEventListener("input", (event) => { typed = box(event) || null; }, true);
+    document.addEventListener("keydown", (event) => {
+        if (["ArrowUp", "ArrowDown", "Home", "End"].includes(event.key)) typed = null;
+        if (event.key !== "Enter" || !typed || typed !== box(event) || !isName(typed.value.trim())) return;
+        event.preventDefault();
+        event.stopPropagation();
+        typed.blur();
+        typed = null;
+    }, true);
+}"""
 # What takes less was in the cache.
 SECONDS_TO_ENCODE = 0.002
 # Encoding takes longer than a click should wait.
@@ -56,6 +73,7 @@ def build() -> gr.Blocks:
                     add(shared)
         gr.HTML(FOOTER, container=False)
         _connect(shared, model_line, strip)
+        page.load(None, js=TAKE_WHAT_IS_TYPED, **SOON)
     # Not open: nobody may pass by the queue.
     return page.queue(max_size=limits.MAX_WAITING, default_concurrency_limit=1, api_open=False)
 
@@ -110,7 +128,7 @@ def _connect(shared: Shared, model_line: gr.HTML, strip: gr.HTML) -> None:
         [shared.model, shared.picker, model_line],
         show_progress="hidden",
         trigger_mode="always_last",
-        **WORK,
+        **MODELS,
     )
 
 

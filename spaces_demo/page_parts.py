@@ -79,4 +79,4 @@ def seconds_text(seconds: float) -> str:
 
 def pixels_text(area: int, size: tuple[int, int]) -> str:
     """An area in pixels and as a share of (height, width)."""
-    return f"{area:,} px ({100 * area / (size[0] * size[1]):.1f} %)"
+    return f"{area:,} px ({100 * area / (size[0] * size[1]):.1f}\u00a0%)"

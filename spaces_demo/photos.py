@@ -119,8 +119,10 @@ def photo_props(photo: Photo | None) -> dict[str, Any] | None:
 
 
 def file_url(path: Path) -> str:
-    """Where gradio serves a file of its cache."""
-    return f"/gradio_api/file={encode_file_path(path)}"
+    """Where gradio serves a file of its cache, also behind a proxy that gives the page a path of its own."""
+    blocks = LocalContext.blocks.get(None)
+    root = "" if blocks is None else blocks.root_path.rstrip("/")
+    return f"{root}/gradio_api/file={encode_file_path(path)}"
 
 
 def cache_file(folder: str, name: str) -> Path:

@@ -10,14 +10,16 @@ import gradio as gr
 from gradio.components import Component
 
 from sam_variants.spaces_demo.models import store
-from sam_variants.spaces_demo.photos import Photo
+from sam_variants.spaces_demo.photos import GONE, Photo
 from sam_variants.spaces_demo.prompts import ObjectPrompts, read_value
 from sam_variants.spaces_demo.segmenting import answerable
 from sam_variants.spaces_demo.visits import Visit
 
-# Each takes its turn: prompts are short and come often, work takes seconds.
+# Each takes its turn: prompts are short and come often, work takes seconds, models may have to be fetched.
 PROMPT: dict[str, Any] = {"concurrency_id": "prompt", "concurrency_limit": 2, "api_visibility": "private"}
 WORK: dict[str, Any] = {"concurrency_id": "work", "concurrency_limit": 1, "api_visibility": "private"}
+COMPARE: dict[str, Any] = {"concurrency_id": "compare", "concurrency_limit": 1, "api_visibility": "private"}
+MODELS: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1, "api_visibility": "private"}
 # Without waiting for a place: what costs nothing.
 SOON: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
@@ -91,6 +93,16 @@ def about_photo(value: Any, photo: Photo) -> bool:
     return isinstance(value, Mapping) and value.get("photo") == photo.id
 
 
+def say_if_gone(value: Any, visit: Visit) -> None:
+    """Nothing, unless a canvas shows a photo that the server no longer has.
+
+    Raises:
+        gr.Error: then.
+    """
+    if visit.photo is None and isinstance(value, Mapping) and value.get("photo") is not None:
+        raise gr.Error(GONE, print_exception=False)
+
+
 def asked_about(value: Any, visit: Visit) -> tuple[Photo, list[ObjectPrompts]]:
     """The photo, and the objects that can be answered.
 
@@ -98,5 +110,6 @@ def asked_about(value: Any, visit: Visit) -> tuple[Photo, list[ObjectPrompts]]:
         gr.Error: without a photo.
     """
     if visit.photo is None or not about_photo(value, visit.photo):
+        say_if_gone(value, visit)
         raise gr.Error(NO_PHOTO_YET, print_exception=False)
     return visit.photo, [item for item in read_value(value, visit.photo) if answerable(item)]

@@ -19,7 +19,7 @@ from sam_variants.spaces_demo.prompts import ObjectPrompts, read_value
 from sam_variants.spaces_demo.python_code import segment_code
 from sam_variants.spaces_demo.python_panel import python_panel
 from sam_variants.spaces_demo.segmenting import answerable, segment_objects
-from sam_variants.spaces_demo.shared import PROMPT, UPLOAD_ID, Shared, about_photo, asked_about
+from sam_variants.spaces_demo.shared import PROMPT, UPLOAD_ID, Shared, about_photo, asked_about, say_if_gone
 from sam_variants.spaces_demo.visits import Visit
 
 NO_PHOTO = empty("Masks", "Open a photo or take one of the examples. Then click on a thing.")
@@ -58,6 +58,7 @@ def answer(value: Any, visit: Visit, model: str) -> tuple[Any, Any]:
     """The masks for the client's prompts, and a line about each."""
     photo = visit.photo
     if photo is None or not about_photo(value, photo):
+        say_if_gone(value, visit)
         return gr.skip(), gr.skip()
     objects = read_value(value, photo)
     answered = [item for item in objects if answerable(item)]

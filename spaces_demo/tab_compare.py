@@ -16,7 +16,15 @@ from sam_variants.spaces_demo.prompts import ObjectPrompts, read_value
 from sam_variants.spaces_demo.python_code import compare_code
 from sam_variants.spaces_demo.python_panel import python_panel
 from sam_variants.spaces_demo.segmenting import answerable
-from sam_variants.spaces_demo.shared import UPLOAD_ID, WORK, Shared, about_photo, asked_about, model_picker
+from sam_variants.spaces_demo.shared import (
+    COMPARE,
+    UPLOAD_ID,
+    Shared,
+    about_photo,
+    asked_about,
+    model_picker,
+    say_if_gone,
+)
 from sam_variants.spaces_demo.visits import Visit
 
 NO_PHOTO = empty("Agreement", "Open a photo or take one of the examples. Click on it: two models answer.")
@@ -45,9 +53,9 @@ def add(shared: Shared) -> None:
         "show_progress": "hidden",
     }
     # Models may have to be fetched first, which must not hold up anybody's clicks.
-    left.prompt(**asked, trigger_mode="always_last", **WORK)
+    left.prompt(**asked, trigger_mode="always_last", **COMPARE)
     for picker in (left_model, right_model):
-        picker.input(**asked, trigger_mode="always_last", **WORK)
+        picker.input(**asked, trigger_mode="always_last", **COMPARE)
     shared.on_photo(outputs, fresh)
 
 
@@ -61,6 +69,7 @@ def answer(value: Any, visit: Visit, left_model: str, right_model: str) -> list[
     """Both models' masks for the client's prompts."""
     photo = visit.photo
     if photo is None or not about_photo(value, photo):
+        say_if_gone(value, visit)
         return [gr.skip()] * 5
     objects = read_value(value, photo)
     answered = [item for item in objects if answerable(item)]

@@ -24,12 +24,13 @@ from sam_variants.spaces_demo.page_parts import card, empty, heading, note, prog
 from sam_variants.spaces_demo.photos import Photo, photo_props
 from sam_variants.spaces_demo.python_code import everything_code
 from sam_variants.spaces_demo.python_panel import python_panel
-from sam_variants.spaces_demo.shared import NO_PHOTO_YET, SOON, UPLOAD_ID, WORK, Shared
+from sam_variants.spaces_demo.shared import MODELS, NO_PHOTO_YET, SOON, UPLOAD_ID, WORK, Shared
 from sam_variants.spaces_demo.visits import Visit
 
 NO_PHOTO = empty("Result", "Open a photo or take one of the examples, then find everything in it.")
 NO_MASKS = empty("Result", "Find everything: a grid of points is asked about, and what is found is shown here.")
 NOTHING = "Nothing was found that the model is sure of. Lower the thresholds, or ask about more points."
+BROKE_OFF = "Finding everything broke off. Try again with fewer points, or reload the page."
 # The browser gets no more than this of a photo's masks, the surest ones; the downloads have all.
 MOST_SHOWN = 500
 # Pixels of the longer side of the masks that the browser gets.
@@ -66,11 +67,14 @@ def add(shared: Shared) -> None:
             python_panel(to_python, [shared.visit])
     settings = [density, score, stability, region, preset]
     outputs = [picture, table, panel, start, stop]
-    running = start.click(find, [shared.visit, shared.model, *settings], outputs, show_progress="hidden", **WORK)
-    stop.click(stopped, None, [panel, start, stop], cancels=[running], **SOON)
+    running = start.click(waiting, [shared.visit], [panel, start, stop], **SOON).success(
+        find, [shared.visit, shared.model, *settings], outputs, show_progress="hidden", **WORK
+    )
+    running.failure(lambda: ended(NO_MASKS), None, outputs, **SOON)
+    stop.click(stopped, None, outputs, cancels=[running], **SOON)
     table.row(None, [table], [picture], js=LIGHT, trigger_mode="always_last", **SOON)
     picture.pick(picked, None, [picture, table], trigger_mode="always_last", **SOON)
-    shared.model.change(suit, [shared.model], [score, stability], show_progress="hidden", **WORK)
+    shared.model.change(suit, [shared.model], [score, stability], show_progress="hidden", **MODELS)
     shared.on_photo(outputs, fresh)
 
 
@@ -94,6 +98,18 @@ def suit(model: str) -> list[Any]:
     return [options.pred_iou_thresh, options.stability_score_thresh]
 
 
+def waiting(visit: Visit) -> list[Any]:
+    """What is shown until it has its turn."""
+    if visit.photo is None:
+        return [gr.skip()] * 3  # `find` says so: errors of what isn't queued have no text
+    return [card("Result", note("Waiting for a free place…", "busy")), *buttons(is_running=True)]
+
+
+def ended(panel: str) -> list[Any]:
+    """The tab at rest, without new masks."""
+    return [gr.HTML(busy=False), gr.skip(), panel, *buttons(is_running=False)]
+
+
 def find(
     visit: Visit, model: str, density: int, score: float, stability: float, region: float, preset: str
 ) -> Iterator[list[Any]]:
@@ -107,6 +123,8 @@ def find(
     try:
         for step in in_steps(lambda report: find_everything(store().get(model), photo, options, report)):
             if visit.photo is not photo:
+                # Else gradio sends the last step once more, over what the new photo made of the tab.
+                yield ended(NO_MASKS)
                 return
             if isinstance(step, Result):
                 masks, times = step.value
@@ -116,14 +134,15 @@ def find(
                 yield [*shown(masks, photo), result(masks, times, photo), *buttons(is_running=False)]
             else:
                 yield [kept, kept, progress_bar(step.fraction, step.text), *buttons(is_running=True)]
-    except gr.Error as error:
-        gr.Warning(str(error.message))
-        yield [gr.HTML(busy=False), kept, NO_MASKS, *buttons(is_running=False)]
+    except gr.Error:
+        raise
+    except Exception as error:
+        raise gr.Error(BROKE_OFF) from error
 
 
 def stopped() -> list[Any]:
     """What the tab says after the visitor stopped it."""
-    return [card("Result", note("Stopped. Nothing was kept.")), *buttons(is_running=False)]
+    return ended(card("Result", note("Stopped. No new masks were kept.")))
 
 
 def shown(masks: Masks, photo: Photo) -> list[Any]:

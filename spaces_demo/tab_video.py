@@ -35,6 +35,7 @@ from sam_variants.spaces_demo.visits import Visit
 
 UPLOAD_ID = "video-upload"
 SECONDS_BETWEEN_VIEWS = 0.25
+PUT_AWAY = "The video is no longer here: files are kept for an hour. Open it again."
 TIMELINE_CSS = """
 .timeline { position: relative; height: 10px; margin: 0 2px; border-radius: 5px; overflow: hidden;
   background: var(--border-color-primary); }
@@ -47,6 +48,8 @@ TIMELINE_CSS = """
 TRACKING: dict[str, Any] = {"concurrency_id": "video", "concurrency_limit": 1, "api_visibility": "private"}
 READING: dict[str, Any] = {"concurrency_id": "video-reading", "concurrency_limit": 2, "api_visibility": "private"}
 LOOKING: dict[str, Any] = {"concurrency_id": "video-frames", "concurrency_limit": 2, "api_visibility": "private"}
+# At its end gradio sends a generator's last step once more, which may belong to a video that was left meanwhile.
+NOTHING_MORE = [gr.skip()] * 6
 NO_JOB = "There is no video yet. Open one, or take the example."
 
 
@@ -96,7 +99,7 @@ def add(shared: Shared) -> None:
         show_progress="hidden",
         **TRACKING,
     )
-    start.click(waiting, [picture, shared.visit], [panel, start, stop], **SOON).success(
+    start.click(waiting, [picture, shared.visit], [panel, start, stop], show_progress="hidden", **LOOKING).success(
         track, [slider, shared.visit], outputs, show_progress="hidden", **TRACKING
     )
     stop.click(stopping, [shared.visit], [stop], **SOON)
@@ -127,6 +130,7 @@ def open_video(path: str, visit: Visit, choice: str) -> Iterator[list[Any]]:
     try:
         for _ in job.reading():
             if visit.video is not job:
+                yield NOTHING_MORE
                 return
             if monotonic() - told > SECONDS_BETWEEN_VIEWS:
                 told = monotonic()
@@ -142,6 +146,8 @@ def open_video(path: str, visit: Visit, choice: str) -> Iterator[list[Any]]:
 def answer(value: Any, visit: Visit) -> list[Any]:
     """The masks for the prompts on the frame that the canvas shows; where none can be given, the canvas is set back."""
     job, kept = visit.video, [gr.skip()] * 6
+    if job is None and isinstance(value, Mapping) and value.get("photo") is not None:
+        raise gr.Error(PUT_AWAY, print_exception=False)
     frame = shown_frame(value, job)
     if frame is None or job.is_tracking:
         return kept
@@ -206,7 +212,8 @@ def waiting(value: Any, visit: Visit) -> list[Any]:
 
 def stopping(visit: Visit) -> Any:
     """End tracking behind the frame it is at."""
-    needed(visit).stop()
+    if isinstance(visit.video, VideoJob):
+        visit.video.stop()
     return gr.Button("Stopping…", interactive=False)
 
 
@@ -224,6 +231,7 @@ def track(frame: float, visit: Visit) -> Iterator[list[Any]]:
                 yield [*kept, card("Model", progress_bar(load.fraction, load.text)), *kept[:2]]
         for step in job.track():
             if visit.video is not job:
+                yield NOTHING_MORE
                 return
             if step.is_new:
                 last = step.frame
@@ -238,8 +246,7 @@ def track(frame: float, visit: Visit) -> Iterator[list[Any]]:
                 yield [*kept, line, *kept[:2]]
     except Exception as error:
         failure = error
-    if visit.video is job:
-        yield [frame_view(job, last), *around(job, last)]
+    yield [frame_view(job, last), *around(job, last)] if visit.video is job else NOTHING_MORE
     if isinstance(failure, gr.Error):
         raise failure
     if failure is not None:

@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from sam_variants import Masks
-from sam_variants.spaces_demo.limits import MAX_OPEN_VIDEOS, MAX_POINTS, MAX_VIDEO_OBJECTS
+from sam_variants.spaces_demo.background import end_of_patience
+from sam_variants.spaces_demo.limits import (
+    MAX_OPEN_VIDEOS,
+    MAX_POINTS,
+    MAX_VIDEO_OBJECTS,
+    MAX_VIDEO_PROMPTS,
+    SESSION_SECONDS,
+)
 from sam_variants.spaces_demo.models import store
 from sam_variants.spaces_demo.prompts import ObjectPrompts
 from sam_variants.spaces_demo.video_files import VideoFile, read_header, scan
@@ -26,6 +33,9 @@ from sam_variants.spaces_demo.video_tracking import HELD, Answer, Tracking, answ
 
 FOLDER_PREFIX = "sam_variants_video_"
 CLOSED = "This video was put away to make room for others. Upload it again."
+TOO_MANY_PROMPTS = (
+    f"{MAX_VIDEO_PROMPTS} prompts are the most in a video, counted by object and frame. Clear some frames first."
+)
 UNREACHED = "This frame is not tracked yet. Track up to it first, then correct it."
 
 
@@ -54,24 +64,45 @@ class Progress(NamedTuple):
     is_new: bool
 
 
+class Used(NamedTuple):
+    """A job, and when it was used last."""
+
+    job: weakref.ref[VideoJob]
+    time: float
+
+
 class OpenJobs:
     """The jobs of all visitors, the one longest unused first; their folders are what the disk must bear."""
 
     def __init__(self) -> None:
-        self._jobs: OrderedDict[str, weakref.ref[VideoJob]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._jobs: OrderedDict[str, Used] = OrderedDict()
+        self._lock = threading.RLock()
 
     def use(self, job: VideoJob) -> None:
         """Note that a job is used; the oldest idle ones beyond the limit are put away."""
         with self._lock:
-            self._jobs[job.folder] = weakref.ref(job)
+            self._jobs[job.folder] = Used(weakref.ref(job), time.monotonic())
             self._jobs.move_to_end(job.folder)
-            jobs = {folder: other for folder, known in self._jobs.items() if (other := known()) is not None}
-            idle = [other for other in jobs.values() if other is not job and not other.is_tracking]
-            for other in idle[: max(0, len(jobs) - MAX_OPEN_VIDEOS)]:
-                other.close()
-                del jobs[other.folder]
-            self._jobs = OrderedDict((folder, weakref.ref(other)) for folder, other in jobs.items())
+            idle = [other for other in self._open() if other is not job and not other.is_tracking]
+            self._put_away(idle[: max(0, len(self._jobs) - MAX_OPEN_VIDEOS)])
+
+    def put_old_away(self) -> None:
+        """Put away what was not used for as long as visits are remembered."""
+        oldest = time.monotonic() - SESSION_SECONDS
+        with self._lock:
+            idle = [job for job in self._open() if not job.is_tracking and self._jobs[job.folder].time < oldest]
+            self._put_away(idle)
+
+    def _open(self) -> list[VideoJob]:
+        jobs = {folder: used.job() for folder, used in self._jobs.items()}
+        for folder in [folder for folder, job in jobs.items() if job is None or not job.close.alive]:
+            del self._jobs[folder]
+        return [job for folder, job in jobs.items() if job is not None and folder in self._jobs]
+
+    def _put_away(self, jobs: Sequence[VideoJob]) -> None:
+        for job in jobs:
+            job.close()
+            del self._jobs[job.folder]
 
 
 OPEN_JOBS = OpenJobs()
@@ -107,7 +138,7 @@ class VideoJob:
         self.is_tracking = False
         self.num_views = 0
         self.folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
-        self.close = weakref.finalize(self, _discard, self.folder)
+        self.close = weakref.finalize(self, _discard, self.folder, self.results)
         # Those of deleted objects too, for a visitor who undoes the deletion on whatever frame.
         self._given: dict[int, dict[int, ObjectPrompts]] = {}
         self._stopping = threading.Event()
@@ -167,6 +198,8 @@ class VideoJob:
         others = [given for index, by_object in self.prompts.items() for given in by_object.values() if index != frame]
         if sum(len(given.points) for given in (*others, *objects)) > MAX_POINTS:
             raise gr.Error(f"At most {MAX_POINTS} points are taken for a video. Clear some frames first.")
+        if len(others) + len(objects) > MAX_VIDEO_PROMPTS:
+            raise gr.Error(TOO_MANY_PROMPTS)
         if objects and not self.can_prompt(frame):
             raise gr.Error(UNREACHED)
         for object_id in set(self.names) - set(names):
@@ -268,7 +301,7 @@ class VideoJob:
         """Track what is missing, up to the end or until `stop`; what was done is kept however it ends.
 
         Raises:
-            gr.Error: without prompts, for a model that can't track, or while it runs already.
+            gr.Error: without prompts, for a model that can't track, while it runs already, or when it takes too long.
         """
         self.check_open()
         start, task = self.next_frame(), self.task()
@@ -276,7 +309,7 @@ class VideoJob:
         with self._running():
             if start >= self.video.num_frames or self._stopping.is_set():
                 return
-            begin, steps = time.monotonic(), 0
+            begin, steps, check = time.monotonic(), 0, end_of_patience()
             with closing(track_frames(task, start)) as answers:
                 for steps, answer in enumerate(answers, 1):
                     self._keep(task, answer)
@@ -284,6 +317,7 @@ class VideoJob:
                     yield Progress(answer.frame, self.video.num_frames, speed, answer.annotations is not None)
                     if self._stopping.is_set():
                         break
+                    check()
 
     def allow(self) -> None:
         """Forget an earlier `stop`; a later one holds for a `track` that has not begun yet too."""
@@ -359,6 +393,7 @@ def prompt_arguments(given: ObjectPrompts) -> dict[str, Any]:
     return arguments
 
 
-def _discard(folder: str) -> None:
+def _discard(folder: str, results: dict[int, FrameResult]) -> None:
     HELD.forget(folder)
+    results.clear()
     shutil.rmtree(folder, ignore_errors=True)

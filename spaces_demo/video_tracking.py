@@ -89,7 +89,8 @@ class HeldSessions:
     def __init__(self, capacity: int = HELD_SESSIONS) -> None:
         self._capacity = capacity
         self._held: OrderedDict[str, tuple[str, Held]] = OrderedDict()
-        self._lock = threading.Lock()
+        # Taken again where it is held: any line may be the one at which Python frees a job, whose end forgets here.
+        self._lock = threading.RLock()
 
     def get(self, task: Tracking, frame: int) -> Held | None:
         """A copy to go on with, if the one held leads to a frame."""

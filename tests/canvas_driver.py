@@ -67,7 +67,7 @@ def shapes_page(url: str) -> gr.Blocks:
         viewer = canvas("To look at", elem_id="viewer", mode="view")
         show, other, late = gr.Button("Show"), gr.Button("Other"), gr.Button("Late")
         show.click(
-            lambda: (gr.HTML(photo=photo), gr.HTML(photo=photo), gr.HTML(photo=photo, prompts=[GIVEN])),
+            lambda: (gr.HTML(photo=photo, max_objects=4), gr.HTML(photo=photo), gr.HTML(photo=photo, prompts=[GIVEN])),
             None,
             [main, picker, viewer],
         ).then(two_masks, None, picker)

@@ -7,6 +7,7 @@ import base64
 import json
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,9 @@ def mcp(space: str, name: str | None = None, **arguments: Any) -> Any:
             except McpError as error:
                 return error
 
-    answer = asyncio.run(run())
+    # In a thread of its own: Playwright leaves its event loop in the one of the tests.
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(asyncio.run, run()).result()
     if isinstance(answer, McpError):
         raise answer
     return answer

@@ -273,17 +273,21 @@ def test_pick_finds_the_smallest_mask(opened: Opener) -> None:
 def test_what_is_dropped_or_pasted_goes_to_the_upload(open_page: Pages, url: str) -> None:
     page = open_page(url)
     page.wait_for_selector("#main .stage")
-    hand_over = """([name, kind]) => {
+    hand_over = """([name, kind, where]) => {
       const transfer = new DataTransfer();
       transfer.items.add(new File([new Uint8Array([1, 2, 3])], name, { type: 'image/png' }));
-      const target = document.querySelector('#main .stage');
+      const target = document.querySelector(where);
       target.dispatchEvent(kind === 'drop' ? new DragEvent('drop', { dataTransfer: transfer, bubbles: true })
         : new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true }));
     }"""
-    for kind in ("drop", "paste"):
-        page.evaluate(hand_over, [f"{kind}ped.png", kind])
+    for name, kind, where in (
+        ("dropped.png", "drop", "#main .stage"),
+        ("pasted.png", "paste", "#main .stage"),
+        ("beside.png", "drop", "#heard"),
+    ):
+        page.evaluate(hand_over, [name, kind, where])
         page.wait_for_function(
-            "name => document.querySelector('#heard textarea, #heard input').value === name", arg=f"{kind}ped.png"
+            "name => document.querySelector('#heard textarea, #heard input').value === name", arg=name
         )
     with page.expect_file_chooser():
         page.get_by_role("button", name="Drop a photo here").first.click()
@@ -325,7 +329,10 @@ def test_large_answers_are_reduced() -> None:
     props = mask_props(Masks(torch.from_numpy(noise)), [1, 2, 3], photo="p", version=0, size=(3000, 4000))
     assert sum(len(item["png"]) for item in props["objects"]) < 900_000
     assert [item["area"] for item in props["objects"]] == [4 * int(mask.sum()) for mask in noise]
-    assert mask_props(Masks(torch.zeros(0, 5, 5, dtype=torch.bool)), [], photo="p", version=0, size=(5, 5))["objects"] == []
+    assert (
+        mask_props(Masks(torch.zeros(0, 5, 5, dtype=torch.bool)), [], photo="p", version=0, size=(5, 5))["objects"]
+        == []
+    )
     empty, box = cropped(Masks(torch.zeros(1, 5, 5, dtype=torch.bool)))
     assert (empty.any(), box) == (False, (0, 0, 1, 1))
     with pytest.raises(ValueError, match="mode='draw'"):
@@ -353,6 +360,22 @@ def test_what_is_no_photo_is_said_so(open_page: Pages, url: str) -> None:
     page.evaluate("""() => {
       const transfer = new DataTransfer();
       transfer.items.add(new File(['x'], 'x.txt', { type: 'text/plain' }));
-      document.querySelector('#main .stage').dispatchEvent(new DragEvent('drop', { dataTransfer: transfer }));
+      const dropped = new DragEvent('drop', { dataTransfer: transfer, bubbles: true });
+      document.querySelector('#main .stage').dispatchEvent(dropped);
     }""")
     assert page.locator("#main .notice").inner_text() == "That is no photo."
+
+
+def test_there_is_room_for_so_many_objects(opened: Opener) -> None:
+    driven = opened()
+    for number in range(4):
+        driven.button("New object").click()
+        driven.click(200 + 300 * number, 300)
+    driven.wait_for_masks("1 2 3 4")
+    driven.button("New object").click()
+    assert "4 objects are the most" in driven.page.locator("#main .notice").inner_text()
+    driven.button("Delete Object 2").click()
+    driven.button("New object").click()
+    assert not driven.page.locator("#main .notice").is_visible()
+    driven.click(900, 700)
+    driven.wait_for_masks("1 3 4 5")

@@ -101,9 +101,16 @@ def test_only_excluding_says_what_is_missing(coins: Page) -> None:
 def test_prompts_of_another_photo_are_not_answered() -> None:
     visit = Visit()
     value = {"photo": "another", "version": 1, "selected": None, "objects": []}
-    assert tab_click.answer(value, visit, EMBEDDED) == (gr.skip(), gr.skip())
+    assert tab_click.answer(value | {"photo": None}, visit, EMBEDDED) == (gr.skip(), gr.skip())
     visit.start(open_photo(EXAMPLES / "coins.jpg"))
     assert tab_click.answer(value, visit, EMBEDDED) == (gr.skip(), gr.skip())
+
+
+@pytest.mark.parametrize("ask", [tab_click.answer, tab_click.to_save, tab_click.to_python])
+def test_a_photo_that_was_put_away_says_so(ask: Any) -> None:
+    value = {"photo": "of an hour ago", "version": 1, "selected": None, "objects": []}
+    with pytest.raises(gr.Error, match="no longer here"):
+        ask(value, Visit(), EMBEDDED)
 
 
 def test_nothing_to_save_says_so() -> None:

@@ -87,6 +87,8 @@ def test_a_checkpoint_that_is_none(served: dict[str, Any], tmp_path: Path) -> No
     assert f"--model {nowhere!r} is neither a file or folder here nor owner/name" in refused("--model", nowhere)
     for name in ("one", "two"):
         (tmp_path / name / "same").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    assert "empty can't be loaded" in refused("--model", str(tmp_path / "empty"))
     twice = ["--model", str(tmp_path / "one" / "same"), "--model", str(tmp_path / "two" / "same")]
     assert "two checkpoints are called 'same'" in refused(*twice)
     assert served == {}

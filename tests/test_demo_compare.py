@@ -14,6 +14,7 @@ from sam_variants.spaces_demo.comparing import compare, iou
 from sam_variants.spaces_demo.models import EMBEDDED, EMBEDDED_VIDEO, store
 from sam_variants.spaces_demo.photos import open_photo
 from sam_variants.spaces_demo.prompts import ObjectPrompts
+from sam_variants.spaces_demo.shared import COMPARE, MODELS, PROMPT, WORK
 from sam_variants.spaces_demo.tab_compare import answer
 from sam_variants.spaces_demo.visits import Visit
 
@@ -77,6 +78,16 @@ def test_without_prompts_there_is_nothing_to_compare() -> None:
     value = {"photo": visit.photo.id, "version": 2, "selected": None, "objects": []}
     *_, panel = answer(value, visit, EMBEDDED, EMBEDDED)
     assert "Both models get the same prompts" in panel
+
+
+def test_a_photo_that_was_put_away_says_so() -> None:
+    with pytest.raises(gr.Error, match="no longer here"):
+        answer({"photo": "of an hour ago"}, Visit(), EMBEDDED, EMBEDDED)
+
+
+def test_clicks_do_not_wait_for_everything_or_for_models() -> None:
+    lanes = [each["concurrency_id"] for each in (PROMPT, WORK, COMPARE, MODELS)]
+    assert len(set(lanes)) == len(lanes)
 
 
 def prompt() -> ObjectPrompts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -205,39 +204,6 @@ def test_embeddings_are_bounded_in_bytes(
     assert (len(calls), len(cache), cache.used) == (3, 2, 2 * size)
     embeddings(loaded, photos[1])  # the one that was not used for longest
     assert len(calls) == 4
-
-
-def test_the_cache_counts_and_forgets() -> None:
-    cache: BoundedCache[str] = BoundedCache(10, len)
-    assert [cache.get(word, lambda word=word: word) for word in ("aaaa", "bbbb", "aaaa", "cc", "dd")]
-    assert ("bbbb" in cache, "aaaa" in cache, cache.used) == (False, True, 8)
-    assert cache.get("long", lambda: "x" * 11) == "x" * 11
-    assert ("long" in cache, cache.used) == (False, 8)
-    cache.clear()
-    assert (len(cache), cache.used) == (0, 0)
-
-
-def test_who_waits_for_a_failure_tries_again() -> None:
-    cache: BoundedCache[str] = BoundedCache(10, len)
-    started, tries = threading.Event(), []
-
-    def fail_once() -> str:
-        tries.append(1)
-        started.set()
-        while len(tries) == 1 and cache._making["key"].num_threads != 2:
-            time.sleep(0.001)
-        if len(tries) == 1:
-            raise ValueError("the first time")
-        return "good"
-
-    with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(cache.get, "key", fail_once)
-        assert started.wait(10)
-        second = threads.submit(cache.get, "key", fail_once)
-        with pytest.raises(ValueError, match="the first time"):
-            first.result(10)
-        assert second.result(10) == "good"
-    assert not cache._making
 
 
 def value_of(photo: Photo, *objects: Any, **fields: Any) -> dict[str, Any]:

@@ -65,6 +65,14 @@ def test_columns_sort(found: Page) -> None:
     assert again == areas[::-1]
 
 
+def test_the_table_begins_right_below_the_picture(found: Page) -> None:
+    stage = found.locator(f"#{CANVAS} .stage").bounding_box()
+    table = found.locator("#everything-table").bounding_box()
+    assert stage is not None
+    assert table is not None
+    assert table["y"] - (stage["y"] + stage["height"]) < 30
+
+
 def test_a_row_lights_its_mask_up(found: Page) -> None:
     before = pixels(found)
     found.locator(ROWS).nth(2).hover()
@@ -124,6 +132,52 @@ def test_a_new_photo_forgets_what_was_found(found: Page) -> None:
     expect(found.locator("#everything-answer")).to_contain_text("Find everything")
 
 
+def test_stop_leaves_nothing_running(found: Page) -> None:
+    rows = found.locator(ROWS).count()
+    slow(found)
+    found.get_by_role("button", name="Find everything").click()
+    expect(found.locator(f"#{CANVAS} .busy")).to_be_visible()
+    expect(found.locator("#everything-answer .progress")).to_be_visible()
+    found.locator("#tab-everything").get_by_role("button", name="Stop").click()
+    expect(found.locator("#everything-answer")).to_contain_text("Stopped")
+    expect(found.locator(f"#{CANVAS} .busy")).to_be_hidden()
+    expect(found.get_by_role("button", name="Find everything")).to_be_enabled()
+    assert found.locator(ROWS).count() == rows
+
+
+def slow(page: Page) -> None:
+    density = page.get_by_role("spinbutton", name="Points per side")
+    density.fill("64")
+    density.press("Tab")
+
+
+@pytest.mark.parametrize("tab", ["Everything", "Click"])
+def test_a_new_photo_ends_what_runs_for_the_one_before(found: Page, tab: str) -> None:
+    slow(found)
+    found.get_by_role("button", name="Find everything").click()
+    expect(found.locator("#everything-answer .progress")).to_be_visible()
+    open_tab(found, tab)
+    take_example(found, "Tiles")
+    open_tab(found, "Everything")
+    expect(found.get_by_role("button", name="Find everything")).to_be_enabled()
+    expect(found.locator("#everything-answer")).to_contain_text("a grid of points")
+    expect(found.locator(f"#{CANVAS} .busy")).to_be_hidden()
+    expect(found.locator(ROWS)).to_have_count(0)
+
+
+def test_what_breaks_off_can_be_tried_again(found: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*given: Any) -> None:
+        raise RuntimeError("/secret/place")
+
+    monkeypatch.setattr(tab_everything, "find_everything", breaks)
+    start = found.get_by_role("button", name="Find everything")
+    start.click()
+    expect(found.get_by_test_id("toast-body")).to_contain_text("Try again")
+    expect(start).to_be_enabled()
+    expect(found.locator(f"#{CANVAS} .busy")).to_be_hidden()
+    assert "secret" not in found.content()
+
+
 def test_options_have_the_models_thresholds_and_are_checked() -> None:
     options = suiting_options(store().get(EMBEDDED))
     assert (options.pred_iou_thresh, options.stability_score_thresh) == (0.6, 0.9)
@@ -153,8 +207,7 @@ def test_steps_come_before_the_result() -> None:
 
 
 def test_work_that_nobody_waits_for_ends() -> None:
-    ended: list[type] = []
-    closing = threading.Event()
+    ended, closing = threading.Event(), threading.Event()
 
     def work(report: Any) -> None:
         report(0.0, "begin")
@@ -163,14 +216,14 @@ def test_work_that_nobody_waits_for_ends() -> None:
             while True:
                 report(0.5, "on and on")
         except NobodyWaitsError:
-            ended.append(NobodyWaitsError)
+            ended.set()
             raise
 
     steps = in_steps(work)
     next(steps)
     closing.set()
     steps.close()
-    assert ended == [NobodyWaitsError]
+    assert ended.wait(10)
 
 
 def test_what_the_work_raises_is_raised() -> None:

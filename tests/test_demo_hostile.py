@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import struct
@@ -22,7 +21,8 @@ from test_demo_api import mcp
 
 from sam_variants.hub_scripts.demo_session import DemoSession, SessionError
 from sam_variants.spaces_demo import limits
-from sam_variants.spaces_demo.guard import GuardError, UploadBudget, check_files, for_mcp, nodes
+from sam_variants.spaces_demo.guard import check_files, for_mcp, nodes
+from sam_variants.spaces_demo.request_limits import GuardError
 
 COINS = Path(__file__).resolve().parent.parent / "spaces_demo" / "examples" / "coins.jpg"
 COIN = [155, 50]
@@ -190,36 +190,6 @@ def test_a_two_hour_video_is_refused_by_its_header(client: httpx.Client) -> None
     video = upload(client, "long.mp4", clip_of(7200))
     text = refused(call(client, "track", video=video, prompts=[{"frame": 0, "objects": [{"points": [[5, 5]]}]}]))
     assert "2 h" in text
-
-
-def test_a_large_upload_is_refused_before_it_is_read(space: str) -> None:
-    connection = http.client.HTTPConnection(httpx.URL(space).netloc.decode(), timeout=20)
-    connection.putrequest("POST", "/gradio_api/upload")
-    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
-    connection.putheader("Content-Length", str(2 * limits.MAX_UPLOAD_BYTES))
-    connection.endheaders()
-    response = connection.getresponse()
-    assert (response.status, b"too large" in response.read()) == (413, True)
-    connection.close()
-
-
-def test_an_upload_of_unknown_length_is_refused(client: httpx.Client) -> None:
-    headers = {"content-type": "multipart/form-data; boundary=x"}
-    assert client.post("gradio_api/upload", content=iter([b"--x"]), headers=headers).status_code == 411
-
-
-def test_uploads_are_bounded_in_sum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    budget = UploadBudget(max_bytes=100, seconds=3600, free_bytes=0)
-    budget.take(60)
-    with pytest.raises(GuardError, match="no room"):
-        budget.take(60)
-    budget.take(40)
-    with pytest.raises(GuardError, match="no room"):
-        UploadBudget(max_bytes=10**18, seconds=3600, free_bytes=10**17).take(1)
-    forgetful = UploadBudget(max_bytes=100, seconds=-1, free_bytes=0)
-    for _ in range(3):
-        forgetful.take(100)
 
 
 def test_a_thousand_points_are_answered_and_one_more_is_not(client: httpx.Client, photo: dict[str, Any]) -> None:

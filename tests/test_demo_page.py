@@ -67,6 +67,7 @@ def test_what_is_no_photo_is_refused_with_advice(demo: str, open_page: Any, tmp_
     page.locator("#photo-upload input[type=file]").set_input_files(broken)
     toast = page.get_by_test_id("toast-body")
     expect(toast).to_contain_text("JPEG")
+    expect(page.get_by_role("button", name="Clear", exact=True)).to_have_count(0)
     assert str(tmp_path) not in page.content()
     assert "Traceback" not in page.content()
 
@@ -85,6 +86,26 @@ def test_a_model_that_cannot_be_had_leaves_the_one_before(demo: str, open_page: 
     expect(page.get_by_test_id("toast-body")).to_contain_text("owner/name")
     expect(page.locator("#model-picker input")).to_have_value(models.EMBEDDED)
     expect(page.locator("#model-line")).to_contain_text("2.4 M parameters")
+
+
+def test_an_exact_name_is_taken_though_a_longer_one_is_chosen(demo: str, open_page: Any) -> None:
+    page = open_page(demo)
+    choose_model(page, models.EMBEDDED_VIDEO)
+    expect(page.locator("#model-line")).to_contain_text("photos and video")
+    choose_model(page, models.EMBEDDED)
+    expect(page.locator("#model-line")).to_contain_text("2.4 M parameters")
+    expect(page.locator("#model-picker input")).to_have_value(models.EMBEDDED)
+
+
+def test_arrow_keys_choose_among_what_the_text_leaves(demo: str, open_page: Any) -> None:
+    page = open_page(demo)
+    box = page.locator("#model-picker input")
+    box.click()
+    box.press("Control+a")
+    box.press_sequentially(models.EMBEDDED)
+    box.press("ArrowDown")
+    box.press("Enter")
+    expect(page.locator("#model-line")).to_contain_text("photos and video")
 
 
 def choose_model(page: Page, choice: str) -> None:

@@ -9,17 +9,19 @@ import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import httpx
 import numpy as np
 import pytest
+from gradio.context import LocalContext
 from PIL import Image
 
 from sam_variants.processing.image_loading import rgb_array
 from sam_variants.spaces_demo import limits, photos
-from sam_variants.spaces_demo.photos import cache_file, explained, open_photo, photo_props
+from sam_variants.spaces_demo.photos import cache_file, explained, file_url, open_photo, photo_props
 
 COINS = Path(__file__).resolve().parent.parent / "spaces_demo" / "examples" / "coins.jpg"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -259,3 +261,12 @@ def test_decoded_photos_are_bounded() -> None:
     assert photos._PIXELS.capacity == limits.PIXEL_BYTES
     photo = open_photo(COINS)
     assert photos._PIXELS.used == 4 * photo.width * photo.height
+
+
+@pytest.mark.parametrize("root", ["", "/demo", "/demo/", "https://example.org/demo"])
+def test_files_are_found_behind_a_proxy(root: str) -> None:
+    token = LocalContext.blocks.set(SimpleNamespace(root_path=root))  # type: ignore[arg-type]
+    try:
+        assert file_url(Path("/cache/a b.jpg")) == f"{root.rstrip('/')}/gradio_api/file=/cache/a%20b.jpg"
+    finally:
+        LocalContext.blocks.reset(token)

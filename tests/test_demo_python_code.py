@@ -199,10 +199,13 @@ def test_compare(case: str, photo: Photo, own_model: Loaded, run: Run) -> None:
 
 # On two frames: the second corrects one object and begins another.
 ON_TWO_FRAMES = {
-    0: {1: ObjectPrompts(1, "Gem", ((150, 100),), (1,)), 2: ObjectPrompts(2, "Box", box=(40, 40, 110, 110))},
-    3: {1: ObjectPrompts(1, "Gem", ((160, 110), (20, 20)), (1, 0)), 5: ObjectPrompts(5, "Late", ((60, 60),), (1,))},
+    0: {1: ObjectPrompts(1, "Ball", ((72, 132),), (1,)), 2: ObjectPrompts(2, "Box", box=(165, 10, 235, 70))},
+    3: {1: ObjectPrompts(1, "Ball", ((76, 134), (20, 20)), (1, 0)), 5: ObjectPrompts(5, "Late", ((145, 130),), (1,))},
 }
-BEGINS_LATE = {2: {1: ObjectPrompts(1, "Gem", ((150, 100),), (1,))}, 4: {1: ObjectPrompts(1, "Gem", ((20, 20),), (0,))}}
+BEGINS_LATE = {
+    2: {1: ObjectPrompts(1, "Ball", ((72, 132),), (1,))},
+    4: {1: ObjectPrompts(1, "Ball", ((20, 20),), (0,))},
+}
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +213,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first frames of the example, small."""
     import av
 
-    path = tmp_path_factory.mktemp("clip") / "gems.mp4"
-    with av.open(str(EXAMPLES / "gems.mp4")) as source, av.open(str(path), "w") as target:
+    path = tmp_path_factory.mktemp("clip") / "toys.mp4"
+    with av.open(str(EXAMPLES / "toys.mp4")) as source, av.open(str(path), "w") as target:
         stream = target.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 240, 180, "yuv420p"
         for frame, _ in zip(source.decode(video=0), range(7), strict=False):
@@ -225,9 +228,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("prompts", [ON_TWO_FRAMES, BEGINS_LATE])
 def test_video(prompts: dict[int, dict[int, ObjectPrompts]], clip: Path, folder: Path, run: Run) -> None:
     shutil.copy(clip, folder)
-    job = track_video(str(folder / "gems.mp4"), prompts)
-    code = video_code(store().get("embedded-video"), "gems.mp4", prompts)
-    assert code == video_code(store().get("embedded-video"), "gems.mp4", job.task().prompts)
+    job = track_video(str(folder / "toys.mp4"), prompts)
+    code = video_code(store().get("embedded-video"), "toys.mp4", prompts)
+    assert code == video_code(store().get("embedded-video"), "toys.mp4", job.task().prompts)
     found: dict[int, list[Any]] = {}
     for annotation in run(code)["annotations"]:
         found.setdefault(annotation["image_id"], []).append(
@@ -239,7 +242,7 @@ def test_video(prompts: dict[int, dict[int, ObjectPrompts]], clip: Path, folder:
     }
     assert {frame: found[frame] for frame in expected} == expected
     assert any(each["area"] for each in job.results[6].annotations)
-    assert (folder / "gems-masks.json").is_file()
+    assert (folder / "toys-masks.json").is_file()
 
 
 def test_hostile_names_stay_text(folder: Path, run: Run) -> None:
@@ -262,4 +265,4 @@ def test_a_thousand_points_are_laid_out(photo: Photo) -> None:
 
 def test_no_prompts_on_any_frame() -> None:
     with pytest.raises(gr.Error, match="click on a thing"):
-        video_code(store().get("embedded-video"), "gems.mp4", {0: {}})
+        video_code(store().get("embedded-video"), "toys.mp4", {0: {}})

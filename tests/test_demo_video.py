@@ -228,6 +228,15 @@ def test_too_much(job: VideoJob) -> None:
         give(job, 1, clicked(1, *[(1, 1)] * 401, labels=(1,) * 401))
 
 
+def test_too_many_prompted_frames(job: VideoJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one is remembered to the end of the video, for each object."""
+    monkeypatch.setattr(video_jobs, "MAX_VIDEO_PROMPTS", 2)
+    give(job, 0, clicked(1, (5, 5)), clicked(2, (9, 9)))
+    give(job, 0, clicked(1, (6, 5)), clicked(2, (9, 9)))
+    with pytest.raises(gr.Error, match="prompts are the most"):
+        give(job, 0, clicked(1, (6, 5)), clicked(2, (9, 9)), clicked(3, (20, 20)))
+
+
 def test_states_stay_within_their_bound(clip: Clip, job: VideoJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_tracking, "STATE_BYTES", 3_000_000)
     monkeypatch.setattr(video_tracking, "MIN_STATE_DISTANCE", 1)
@@ -250,6 +259,24 @@ def test_old_jobs_are_put_away(path: str, monkeypatch: pytest.MonkeyPatch) -> No
     folders = [job.folder for job in jobs]
     del jobs
     assert not any(Path(folder).exists() for folder in folders)
+
+
+def test_jobs_that_nobody_used_for_long_are_put_away(clip: Clip, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio keeps the state of a visitor who only had a video for as long as there is room for others."""
+    monkeypatch.setattr(video_jobs, "OPEN_JOBS", video_jobs.OpenJobs())
+    job = VideoJob(path).read()
+    give(job, 0, clicked(1, inside(clip, 0, FIRST)))
+    steps = job.track()
+    next(steps)
+    monkeypatch.setattr(video_jobs, "SESSION_SECONDS", -1)
+    video_jobs.OPEN_JOBS.put_old_away()
+    assert Path(job.folder).exists()  # it is tracked
+    steps.close()
+    video_jobs.OPEN_JOBS.put_old_away()
+    assert not Path(job.folder).exists()
+    assert job.results == {}
+    with pytest.raises(gr.Error, match="Upload it again"):
+        job.check_open()
 
 
 def test_files(clip: Clip, path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -194,6 +195,30 @@ def test_clicks_on_a_frame_are_kept_when_it_is_left(clip: Clip, path: Path, url:
     page.wait_for_selector(f"{CANVAS}[data-masks='1']")
     page.click("#video-track")
     wait_for_text(page, "All frames are tracked")
+
+
+def test_a_new_video_takes_the_place_of_the_one_that_is_tracked(
+    clip: Clip, path: Path, url: str, open_page: Pages, gate: Gate, tmp_path: Path
+) -> None:
+    page = open_page(url)
+    upload(page, path)
+    wait_for_text(page, "Click on a thing")
+    click(page, place(clip, 0, FIRST))
+    page.click("#video-track:enabled")
+    wait_for_text(page, "frames per second")
+    assert gate.reached.wait(20)
+    upload(page, shutil.copy(path, tmp_path / "other.mp4"))
+    wait_for_text(page, "other.mp4")
+    gate.opened.set()
+    wait_for_text(page, "Click on a thing")
+    click(page, place(clip, 0, SECOND))
+    page.click("#video-track:enabled")
+    wait_for_text(page, "All frames are tracked")
+
+
+def test_a_video_that_was_put_away_says_so() -> None:
+    with pytest.raises(gr.Error, match="no longer here"):
+        tab_video.answer({"photo": "of/0/1", "objects": []}, Visit())
 
 
 def test_what_is_no_video(path: Path, url: str, open_page: Pages, tmp_path: Path) -> None:

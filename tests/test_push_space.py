@@ -152,15 +152,15 @@ def test_a_space_with_a_gpu_that_is_lent(tmp_path: Path) -> None:
     fake.parent.mkdir()
     fake.write_text(FAKE_SPACES, encoding="utf-8")
     with VideoWriter(tmp_path / "clip.mp4", fps=12) as writer:
-        for frame in read_frames(EXAMPLES / "gems.mp4", stop=4):
+        for frame in read_frames(EXAMPLES / "toys.mp4", stop=4):
             writer.write(frame.image)
     coins = handle_file(EXAMPLES / "coins.jpg")
     with running(tmp_path / "space", fake.parent) as (url, printed):
         client = Client(url, verbose=False)
         found = client.predict(coins, [{"points": [COIN]}], api_name="/segment")[0]
         everything = client.predict(coins, points_per_side=4, api_name="/everything")[0]
-        gem = {"frame": 0, "objects": [{"id": 1, "points": [[290, 194]]}]}
-        tracked = client.predict(handle_file(tmp_path / "clip.mp4"), [gem], overlay=False, api_name="/track")[0]
+        ball = {"frame": 0, "objects": [{"id": 1, "points": [[120, 294]]}]}
+        tracked = client.predict(handle_file(tmp_path / "clip.mp4"), [ball], overlay=False, api_name="/track")[0]
     assert 1200 < found["masks"][0]["area"] < 2200
     assert everything["masks"]
     assert tracked["num_frames"] == 4
