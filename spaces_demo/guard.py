@@ -30,7 +30,7 @@ API = "/gradio_api/"
 UPLOAD, MCP = f"{API}upload", f"{API}mcp"
 # What the page, gradio's clients and MCP clients ask for; gradio has three times as much.
 ROUTES = re.compile(
-    r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/pwa_icon(/\d+)?"
+    r"/|/config/?|/monitoring/summary|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/pwa_icon(/\d+)?"
     r"|/(assets|static|svelte)/.*"
     r"|/gradio_api/(info|app_id|user|login_check|startup-events|openapi\.json|theme\.css|queue/status)/?"
     r"|/gradio_api/(upload|upload_progress|queue/join|queue/data|cancel|reset|heartbeat/[\w-]+)/?"
@@ -108,7 +108,7 @@ def launch_options() -> dict[str, Any]:
         "app_kwargs": {"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
         "mcp_server": True,
         "run_history": False,
-        "enable_monitoring": False,
+        "enable_monitoring": None,  # only what the API page shows: how long calls took
         "ssr_mode": False,
     }
 

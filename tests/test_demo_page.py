@@ -53,6 +53,13 @@ def test_one_photo_reaches_the_canvases_of_all_tabs(demo: str, open_page: Any) -
         expect(page.locator(f"#{answer}-answer .card-empty")).not_to_contain_text("Open a photo")
 
 
+def test_the_page_tells_about_its_api(demo: str, open_page: Any) -> None:
+    page = open_page(demo)
+    page.get_by_role("button", name="Use via API").click()
+    for name in ("models", "segment", "everything", "track", "compare"):
+        expect(page.locator(".api-docs")).to_contain_text(name)
+
+
 def test_the_photo_row_leaves_the_video_tab_alone(demo: str, open_page: Any) -> None:
     page = open_page(demo)
     expect(page.locator("#photo-row")).to_be_visible()
