@@ -8,13 +8,15 @@ from typing import Any
 import gradio as gr
 import pytest
 from browser import DESKTOP, PHONE, axe
-from demo_pages import EXAMPLES, demo_url, open_tab, take_example
+from demo_pages import COIN, EXAMPLES, click_pixel, demo_url, open_tab, take_example
+from local_hub import LocalHub
 from playwright.sync_api import Page, expect
 
 from sam_variants.spaces_demo import example_strip, models, page_parts
 from sam_variants.spaces_demo.example_strip import PHOTO_SUFFIXES, VIDEO_SUFFIXES, examples, taken
 from sam_variants.spaces_demo.page import TABS
 from sam_variants.spaces_demo.theme import LOOK
+from tests.tiny import save_tiny
 
 SCREENS: list[dict[str, Any]] = [
     {"viewport": DESKTOP},
@@ -171,3 +173,24 @@ def test_what_visitors_write_is_escaped() -> None:
 )
 def test_seconds_are_readable(seconds: float, text: str) -> None:
     assert page_parts.seconds_text(seconds) == text
+
+
+def test_a_model_from_the_hub_is_named_fetched_and_used(
+    demo: str, open_page: Any, hub: LocalHub, tmp_path: Path
+) -> None:
+    folder = save_tiny(tmp_path / "tiny", "tiny_vit", seed=7)
+    hub.put("me/picked", {path.name: path.read_bytes() for path in folder.iterdir()})
+    page = open_page(demo)
+    picker, line = page.locator("#model-picker input"), page.locator("#model-line")
+    before = line.inner_text()
+    picker.fill("me/picked")
+    picker.press("Enter")
+    expect(line).not_to_have_text(before)
+    expect(line).to_contain_text("parameters")
+    take_example(page)
+    click_pixel(page, "click-canvas", COIN)
+    expect(page.locator("#click-answer")).to_contain_text("expected IoU")
+    picker.fill("me/missing")
+    picker.press("Enter")
+    expect(page.get_by_test_id("toast-body")).to_contain_text("me/missing")
+    expect(picker).to_have_value("me/picked")
