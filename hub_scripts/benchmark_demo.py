@@ -114,8 +114,14 @@ def visit_alone(demo: RunningDemo, photo: Path, settings: DemoSettings) -> tuple
     executable = found_browser() if settings.with_browser else None
     if executable is None:
         return "HTTP", visit(demo.url, photo, settings.clicks, 0.0)
-    with browser_page(executable, demo.url) as page:
-        first, clicks = open_and_click(page, photo, places(settings.clicks + 1))
+    # Playwright takes no thread that has an event loop, as that of a notebook.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(visit_with_browser, executable, demo.url, photo, settings.clicks).result()
+
+
+def visit_with_browser(executable: str, url: str, photo: Path, num_clicks: int) -> tuple[str, Visits]:
+    with browser_page(executable, url) as page:
+        first, clicks = open_and_click(page, photo, places(num_clicks + 1))
         return f"Chromium {page.context.browser.version.partition('.')[0]}", Visits([first], clicks)
 
 
