@@ -24,7 +24,8 @@ function cornerAt(left, top) {
 
 // A photo smaller than the stage lies in its middle; a larger one leaves no edge of the stage bare.
 function keepInside() {
-  const place = (offset, side, stage) => (side <= stage ? (stage - side) / 2 : Math.min(0, Math.max(stage - side, offset)));
+  const place = (offset, side, stage) =>
+    (side <= stage ? (stage - side) / 2 : Math.min(0, Math.max(stage - side, offset)));
   offsetX = place(offsetX, photo().width * scale(), stageWidth);
   offsetY = place(offsetY, photo().height * scale(), stageHeight);
 }

@@ -32,8 +32,10 @@ function startPress(event) {
     return;
   }
   const pans = tool === 'pan' || spaceHeld || event.button === 1 || MODE !== 'prompt';
-  const scrolls = event.pointerType === 'touch' && tool !== 'box'; // one finger moves the photo, and draws only with Box
-  press = { at: place(event), last: place(event), moved: false, pans: pans || scrolls, clicks: !(spaceHeld || event.button === 1) };
+  // One finger moves the photo, and draws only with Box.
+  const scrolls = event.pointerType === 'touch' && tool !== 'box';
+  const clicks = !(spaceHeld || event.button === 1);
+  press = { at: place(event), last: place(event), moved: false, pans: pans || scrolls, clicks };
   if (event.button === 1) event.preventDefault();
 }
 
@@ -67,7 +69,9 @@ function endPress(event) {
     drawing = null;
     setBox(from, to);
     redraw();
-  } else if (!ended.moved && ended.clicks && tool !== 'box') clickAt(place(event), event.shiftKey || event.button === 2);
+  } else if (!ended.moved && ended.clicks && tool !== 'box') {
+    clickAt(place(event), event.shiftKey || event.button === 2);
+  }
 }
 
 function cancelPress(event) {
@@ -179,7 +183,8 @@ const VIEW_KEYS = {
 };
 const EDIT_KEYS = { b: keepCorner, n: addObject, Delete: clearObject, Backspace: clearObject };
 
-const crosshairPlace = () => (crosshair ? toStage(crosshair[0] + 0.5, crosshair[1] + 0.5) : [stageWidth / 2, stageHeight / 2]);
+const crosshairPlace = () =>
+  (crosshair ? toStage(crosshair[0] + 0.5, crosshair[1] + 0.5) : [stageWidth / 2, stageHeight / 2]);
 
 function key(event) {
   if (!photo()) return;
@@ -198,7 +203,8 @@ const keyName = (event) => (event.key.length === 1 ? event.key.toLowerCase() : e
 // Wherever the focus is in the component, but in a text.
 function command(event) {
   if (!photo() || MODE !== 'prompt' || !(event.ctrlKey || event.metaKey) || event.target.tagName === 'INPUT') return;
-  const name = keyName(event), action = name === 'y' || (name === 'z' && event.shiftKey) ? redo : name === 'z' ? undo : null;
+  const name = keyName(event);
+  const action = name === 'y' || (name === 'z' && event.shiftKey) ? redo : name === 'z' ? undo : null;
   if (!action) return;
   event.preventDefault();
   action();

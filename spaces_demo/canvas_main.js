@@ -31,7 +31,8 @@ function takeDrops() {
   document.addEventListener('drop', (event) => {
     event.preventDefault();
     mark(false);
-    if (isVisible() && !handOver(event.dataTransfer.files)) warn(props.track ? 'That is no video.' : 'That is no photo.');
+    if (!isVisible() || handOver(event.dataTransfer.files)) return;
+    warn(props.track ? 'That is no video.' : 'That is no photo.');
   });
   document.addEventListener('paste', (event) => {
     if (!isVisible() || /^(INPUT|TEXTAREA)$/.test(event.target.tagName)) return;
@@ -73,7 +74,8 @@ let pulse = null;
 function takeBusy() {
   busy.hidden = !props.busy;
   if (props.busy && !pulse) {
-    pulse = busy.animate([{ transform: 'translateX(-100%)' }, { transform: 'translateX(300%)' }], { duration: 1200, iterations: Infinity });
+    const way = [{ transform: 'translateX(-100%)' }, { transform: 'translateX(300%)' }];
+    pulse = busy.animate(way, { duration: 1200, iterations: Infinity });
   } else if (!props.busy && pulse) {
     pulse.cancel();
     pulse = null;

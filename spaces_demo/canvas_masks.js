@@ -84,7 +84,8 @@ function paintMask(target, item, density, strength) {
 
 function paintOverlay(target, density) {
   const shown = visibleMasks();
-  const key = `${shown.map((item) => item.id)}:${target.canvas.width}x${target.canvas.height}:${[offsetX, offsetY, zoom]}`;
+  const { width, height } = target.canvas;
+  const key = [...shown.map((item) => item.id), width, height, offsetX, offsetY, zoom].join();
   const rests = performance.now() - movedAt > REST_MS;
   if (key !== overlayKey && overlayKey && shown.length > MANY && !rests) {
     // While the view moves, the masks as they were are moved along.

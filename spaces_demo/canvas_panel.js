@@ -93,7 +93,9 @@ const hint = make('div', { class: 'hint', hidden: true });
 const busy = make('div', { class: 'busy', hidden: true, role: 'progressbar', 'aria-label': 'Working' });
 const empty = props.upload_id && MODE !== 'view'
   ? make('button', { type: 'button', class: 'empty', onclick: () => chooseFile() },
-    make('span', { class: 'round', html: svg('upload') }), make('b', {}, props.track ? 'Drop a video here' : EMPTY[MODE]), make('span', {}, 'paste it, or click to choose a file'))
+    make('span', { class: 'round', html: svg('upload') }),
+    make('b', {}, props.track ? 'Drop a video here' : EMPTY[MODE]),
+    make('span', {}, 'paste it, or click to choose a file'))
   : make('div', { class: 'empty' }, make('b', {}, EMPTY.view));
 const notice = make('p', { class: 'notice', role: 'alert', hidden: true });
 const stage = make('div', { class: 'stage' }, surface, empty, hint, notice, busy);
@@ -119,8 +121,11 @@ function renderObjects() {
   if (list.querySelector('input')) return; // a name is being typed: `end` writes the list anew
   const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   const rows = objects().map(objectRow);
-  const add = make('li', { class: 'more' }, button('add', 'New object (N)', addObject, { text: 'New object', 'data-key': 'add' }));
-  if (objects().length > 1) add.append(make('button', { type: 'button', class: 'quiet', onclick: clearAll, 'data-key': 'all' }, 'Delete all'));
+  const more = button('add', 'New object (N)', addObject, { text: 'New object', 'data-key': 'add' });
+  const add = make('li', { class: 'more' }, more);
+  if (objects().length > 1) {
+    add.append(make('button', { type: 'button', onclick: clearAll, 'data-key': 'all' }, 'Delete all'));
+  }
   list.replaceChildren(...rows, add);
   list.hidden = !photo();
   const item = selected();
@@ -148,7 +153,8 @@ function objectRow(item) {
 
 function askName(item) {
   const row = list.querySelector(`[data-id="${item.id}"]`);
-  const input = make('input', { type: 'text', maxlength: MAX_NAME, value: item.name, 'aria-label': `Name of ${item.name}` });
+  const label = `Name of ${item.name}`;
+  const input = make('input', { type: 'text', maxlength: MAX_NAME, value: item.name, 'aria-label': label });
   let isOver = false;
   const end = (text, byKey = true) => {
     if (isOver) return;
