@@ -79,10 +79,17 @@ def open_page(browser: Browser) -> Iterator[Pages]:
 
 
 @pytest.fixture(scope="module")
-def serve() -> Iterator[Served]:
-    """Serves `gr.Blocks` on loopback from this process, and returns the address."""
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serves `gr.Blocks` on loopback from this process, and returns the address.
+
+    Each has a cache of its own: a server that ends deletes what it wrote, and others write the same names.
+    """
     from browser import Served
 
-    served = Served()
-    yield served
-    served.close()
+    cache = str(tmp_path_factory.mktemp("gradio"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", cache)
+        patch.setattr("gradio.mcp.DEFAULT_TEMP_DIR", cache)
+        served = Served()
+        yield served
+        served.close()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 import torch
 from browser import PHONE, Pages, Served, axe
 from canvas_driver import HEIGHT, SHOWN, WIDTH, Driven, shapes_page
-from gradio.utils import get_upload_folder
 from PIL import Image
 
 from sam_variants import Masks
@@ -22,13 +20,10 @@ from sam_variants.spaces_demo.theme import LOOK
 
 
 @pytest.fixture(scope="module")
-def url(serve: Served) -> Iterator[str]:
-    folder = Path(get_upload_folder())
-    folder.mkdir(parents=True, exist_ok=True)
-    shown = folder / "canvas_test.png"
+def url(serve: Served, tmp_path_factory: pytest.TempPathFactory) -> str:
+    shown = tmp_path_factory.mktemp("canvas") / "photo.png"
     Image.radial_gradient("L").resize(SHOWN).save(shown)
-    yield serve(shapes_page(f"/gradio_api/file={shown}"), allowed_paths=[str(folder)], **LOOK)
-    shown.unlink()
+    return serve(shapes_page(f"/gradio_api/file={shown}"), allowed_paths=[str(shown.parent)], **LOOK)
 
 
 Opener = Callable[..., Driven]
