@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+# It runs as root in containers, draws without a GPU, and calls nobody of its own accord.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 UPLOAD, STATUS, CANVAS, ANSWER = "#photo-upload input[type=file]", "#photo-status", "#click-canvas", "#click-answer"
 READY = "ready"
 # The answer's text comes with the masks; two frames later both are on the screen.

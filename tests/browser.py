@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +13,9 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from sam_variants.hub_scripts.demo_browser import ARGUMENTS, EXECUTABLES, found_browser
+
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
-EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 DESKTOP, PHONE = (1280, 900), (390, 844)
 TIMEOUT_MS = 30_000
 # What axe-core calls the two upper of its four levels.
@@ -41,7 +32,7 @@ def skip_or_fail(reason: str) -> None:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless Chromium of this machine."""
-    executable = next(filter(None, map(shutil.which, EXECUTABLES)), None)
+    executable = found_browser()
     if executable is None:
         skip_or_fail(f"no Chromium: none of {EXECUTABLES} is installed (Debian: apt install chromium)")
     with sync_playwright() as playwright:
