@@ -83,7 +83,8 @@ BELOW_SCRIPTS = {*ROOMS, "checkpoint_layouts", "top"}
 ROOMS |= {
     "checkpoint_layouts": Room(ANY_LIBRARY, BELOW_SCRIPTS),
     "top": Room(ANY_LIBRARY, BELOW_SCRIPTS),
-    "hub_scripts": Room(ANY_LIBRARY, BELOW_SCRIPTS | {"spaces_demo"}),
+    "training": Room(ANY_LIBRARY, BELOW_SCRIPTS),
+    "hub_scripts": Room(ANY_LIBRARY, BELOW_SCRIPTS | {"spaces_demo", "training"}),
     "spaces_demo": Room(ANY_LIBRARY, {"public", "processing", "hub", "mask_drawing", "mask_codecs", "session_state"}),
 }
 
