@@ -74,7 +74,7 @@ class Shape:
         return mask
 
 
-def _around(radii: np.ndarray | float, count: int = 72, phase: float = 0.0) -> np.ndarray:
+def around(radii: np.ndarray | float, count: int = 72, phase: float = 0.0) -> np.ndarray:
     angles = np.linspace(0, 2 * np.pi, count, endpoint=False) + phase
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.reshape(radii, (-1, 1))
 
@@ -88,18 +88,18 @@ def _union(*outlines: np.ndarray) -> Shape:
 
 
 def circle(rng: np.random.Generator) -> Shape:
-    return _filled(_around(1.0))
+    return _filled(around(1.0))
 
 
 def ellipse(rng: np.random.Generator) -> Shape:
-    return _filled(_around(1.0) * (1, rng.uniform(0.3, 1)))
+    return _filled(around(1.0) * (1, rng.uniform(0.3, 1)))
 
 
 def blob(rng: np.random.Generator) -> Shape:
     angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     roughness = rng.uniform(0.08, 0.5)
     waves = [rng.normal(0, roughness / k) * np.cos(k * angles + rng.uniform(0, 7)) for k in range(1, 9)]
-    return _filled(_around(np.maximum(1 + np.sum(waves, axis=0), 0.15)) * (1, rng.uniform(0.5, 1)))
+    return _filled(around(np.maximum(1 + np.sum(waves, axis=0), 0.15)) * (1, rng.uniform(0.5, 1)))
 
 
 def polygon(rng: np.random.Generator) -> Shape:
@@ -110,7 +110,7 @@ def polygon(rng: np.random.Generator) -> Shape:
 
 def star(rng: np.random.Generator) -> Shape:
     count = int(rng.integers(4, 10))
-    return _filled(_around(np.tile([1.0, rng.uniform(0.35, 0.8)], count), 2 * count))
+    return _filled(around(np.tile([1.0, rng.uniform(0.35, 0.8)], count), 2 * count))
 
 
 def rectangle(rng: np.random.Generator) -> Shape:
@@ -118,19 +118,19 @@ def rectangle(rng: np.random.Generator) -> Shape:
     return _filled(np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half)
 
 
-def _rounded(width: float, height: float, radius: float) -> np.ndarray:
-    corner = _around(radius, 48)
+def rounded(width: float, height: float, radius: float) -> np.ndarray:
+    corner = around(radius, 48)
     return corner + np.sign(corner + 1e-9) * (np.array([width, height]) - radius)
 
 
 def rounded_rectangle(rng: np.random.Generator) -> Shape:
     height = rng.uniform(0.25, 1)
-    return _filled(_rounded(1, height, height * rng.uniform(0.1, 1)))
+    return _filled(rounded(1, height, height * rng.uniform(0.1, 1)))
 
 
 def ring(rng: np.random.Generator) -> Shape:
     squash = (1, rng.uniform(0.6, 1))
-    return _filled(_around(1.0) * squash, _around(rng.uniform(0.4, 0.85)) * squash)
+    return _filled(around(1.0) * squash, around(rng.uniform(0.4, 0.85)) * squash)
 
 
 def frame(rng: np.random.Generator) -> Shape:
@@ -150,7 +150,7 @@ def stroke(rng: np.random.Generator) -> Shape:
 
 def lumps(rng: np.random.Generator) -> Shape:
     radii = rng.uniform(0.25, 1, (int(rng.integers(2, 6)), 2))
-    return _union(*(_around(1.0) * radius + rng.normal(0, 0.7, 2) for radius in radii))
+    return _union(*(around(1.0) * radius + rng.normal(0, 0.7, 2) for radius in radii))
 
 
 def corner(rng: np.random.Generator) -> Shape:
@@ -162,9 +162,9 @@ def corner(rng: np.random.Generator) -> Shape:
 
 def figure(rng: np.random.Generator) -> Shape:
     """An upright silhouette: a head on a body on two to four legs."""
-    body = _rounded(rng.uniform(0.4, 1.1), rng.uniform(0.5, 0.9), rng.uniform(0.15, 0.4))
+    body = rounded(rng.uniform(0.4, 1.1), rng.uniform(0.5, 0.9), rng.uniform(0.15, 0.4))
     width, height = body.max(0)
-    head = _around(rng.uniform(0.25, 0.45)) * (1, 1.2) + (rng.uniform(-0.8, 0.8) * width, -height - 0.25)
+    head = around(rng.uniform(0.25, 0.45)) * (1, 1.2) + (rng.uniform(-0.8, 0.8) * width, -height - 0.25)
     legs = []
     for x in np.linspace(-0.8, 0.8, int(rng.integers(2, 5))) * width:
         foot = x + rng.normal(0, 0.25)

@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
@@ -20,11 +20,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sam_variants.hub_scripts.scene_camera import photograph
 from sam_variants.hub_scripts.scene_layout import MIN_VISIBLE_FRACTION, compose_scene
+from sam_variants.hub_scripts.scene_objects import Objects, legible_objects, seen_objects
+from sam_variants.hub_scripts.scene_sets import arrange_scene
 from sam_variants.hub_scripts.scene_shapes import MAX_LEAVES
 from sam_variants.hub_scripts.scene_textures import PHOTOS, camera, check_texture_set, texture_bank
 
 MIN_SIZE, MAX_SIZE = 32, 2048
+EDITION = 2
 CHUNK = 64
 
 
@@ -37,6 +41,8 @@ class Scene:
         leaves: H×W uint8, the id of the leaf region seen at each pixel, 0 = background.
         objects: for each object (whole objects, and their parts as objects of their own) the leaf ids whose union is
             its visible mask.
+        levels: for each object 0 (whole), 1 (part) or 2 (subpart); empty where nothing is known.
+        parents: for each object the index of the one that encloses it, -1 for wholes; empty where nothing is known.
 
     Raises:
         ValueError: image and leaves disagree in shape or dtype, or an object names no leaf or one outside 1..255.
@@ -45,6 +51,8 @@ class Scene:
     image: np.ndarray
     leaves: np.ndarray
     objects: tuple[tuple[int, ...], ...]
+    levels: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
@@ -55,6 +63,14 @@ class Scene:
         for leaf_ids in self.objects:
             if not leaf_ids or min(leaf_ids) < 1 or max(leaf_ids) > MAX_LEAVES:
                 raise ValueError(f"objects has {leaf_ids}; an object is one or more leaf ids in 1..{MAX_LEAVES}")
+        for name, values, low, high in (
+            ("levels", self.levels, 0, 2),
+            ("parents", self.parents, -1, len(self.objects) - 1),
+        ):
+            if values and (len(values) != len(self.objects) or min(values) < low or max(values) > high):
+                raise ValueError(
+                    f"{name} is {values}; allowed: one int in {low}..{high} for each of {len(self.objects)}"
+                )
 
     def masks(self) -> np.ndarray:
         """Visible masks, N×H×W bool, of the objects that show at least MIN_VISIBLE_FRACTION of the image.
@@ -88,7 +104,9 @@ def _check_arguments(size: int, textures: str, difficulty: float) -> None:
         raise ValueError(f"difficulty={difficulty!r} is outside 0..1")
 
 
-def make_scene(seed: int, size: int = 256, textures: str = "train", difficulty: float = 1.0) -> Scene:
+def make_scene(
+    seed: int, size: int = 256, textures: str = "train", difficulty: float = 1.0, edition: int = EDITION
+) -> Scene:
     """One scene, always the same for the same arguments, with at least one object.
 
     Args:
@@ -96,6 +114,7 @@ def make_scene(seed: int, size: int = 256, textures: str = "train", difficulty: 
         size: side of the square image in pixels.
         textures: "train" or "held_out" (disjoint photos and procedural families).
         difficulty: 0 = few large objects, strong contrast, hardly any overlap; 1 = everything.
+        edition: 2, or 1 for the simpler scenes of the project's first release.
 
     Raises:
         ValueError: an argument is out of range.
@@ -104,14 +123,33 @@ def make_scene(seed: int, size: int = 256, textures: str = "train", difficulty: 
     _check_arguments(size, textures, difficulty)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed={seed!r} is not allowed; it is an int from 0 on")
-    rng = np.random.default_rng([int(seed), list(PHOTOS).index(textures), round(difficulty * 1e6)])
-    bank = texture_bank(textures)
+    if edition not in (1, EDITION):
+        raise ValueError(f"edition={edition!r} does not exist; allowed: 1, {EDITION}")
+    start = [int(seed), list(PHOTOS).index(textures), round(difficulty * 1e6)]
+    if edition == 1:
+        return _first_edition(np.random.default_rng(start), size, textures, difficulty)
+    rng = np.random.default_rng([*start, edition])
+    objects = Objects()
+    while not len(objects):
+        gray = bool(rng.uniform() < 0.25)
+        arranger = arrange_scene(rng, texture_bank(textures), size, difficulty, gray)
+        leaves = arranger.stage.leaves
+        objects = seen_objects(leaves, arranger.objects, MIN_VISIBLE_FRACTION * leaves.size)
+        image = photograph(rng, arranger.stage.canvas, difficulty, gray)
+        objects = legible_objects(image, leaves, objects)
+    return Scene(image, leaves, tuple(objects.leaf_ids), tuple(objects.levels), tuple(objects.parents))
+
+
+def _first_edition(rng: np.random.Generator, size: int, textures: str, difficulty: float) -> Scene:
     objects: tuple[tuple[int, ...], ...] = ()
     while not objects:
         gray = bool(rng.uniform() < 0.25)
-        composer = compose_scene(rng, bank, size, difficulty, gray)
+        composer = compose_scene(rng, texture_bank(textures), size, difficulty, gray)
         objects = visible_objects(composer.painter.leaves, composer.objects)
-    return Scene(camera(rng, composer.painter.canvas, difficulty, gray), composer.painter.leaves, objects)
+    nested = Objects()
+    nested.add_nested(objects)
+    image = camera(rng, composer.painter.canvas, difficulty, gray)
+    return Scene(image, composer.painter.leaves, objects, tuple(nested.levels), tuple(nested.parents))
 
 
 @dataclass(frozen=True)
@@ -124,7 +162,9 @@ class SceneCache:
         leaf_ids: the leaf ids of all objects of all scenes in a row, uint8.
         object_starts: where each object begins in `leaf_ids`, plus the end.
         scene_starts: where each scene begins in `object_starts`, plus the end.
-        about: the arguments of `write_cache`: seeds, size, textures, difficulty.
+        about: the arguments of `write_cache`: seeds, size, textures, difficulty; and the edition of the scenes.
+        levels: the level of every object, uint8; empty in a cache of the first edition.
+        parents: for every object the index of the enclosing one in its scene or -1, int16; empty as `levels`.
     """
 
     images: np.ndarray
@@ -133,6 +173,8 @@ class SceneCache:
     object_starts: np.ndarray
     scene_starts: np.ndarray
     about: dict[str, Any]
+    levels: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
+    parents: np.ndarray = field(default_factory=lambda: np.empty(0, np.int16))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -143,12 +185,16 @@ class SceneCache:
         index %= len(self)
         bounds = self.object_starts[self.scene_starts[index] : self.scene_starts[index + 1] + 1]
         objects = tuple(tuple(self.leaf_ids[start:end].tolist()) for start, end in pairwise(bounds))
-        return Scene(self.images[index], self.leaves[index], objects)
+        nesting: list[tuple[int, ...]] = [(), ()]
+        if len(self.levels):
+            start, end = self.scene_starts[index : index + 2]
+            nesting = [tuple(values[start:end].tolist()) for values in (self.levels, self.parents)]
+        return Scene(self.images[index], self.leaves[index], objects, *nesting)
 
 
 def _write_chunk(
     start: int, path: Path, seeds: Sequence[int], size: int, textures: str, difficulty: float
-) -> list[tuple[tuple[int, ...], ...]]:
+) -> list[Objects]:
     """Make the scenes start .. start + CHUNK into the arrays on disk; returns their objects."""
     images = np.load(path / "images.npy", mmap_mode="r+")
     leaves = np.load(path / "leaves.npy", mmap_mode="r+")
@@ -156,7 +202,7 @@ def _write_chunk(
     for index in range(start, min(start + CHUNK, len(seeds))):
         scene = make_scene(seeds[index], size, textures, difficulty)
         images[index], leaves[index] = scene.image, scene.leaves
-        objects.append(scene.objects)
+        objects.append(Objects(list(scene.objects), list(scene.levels), list(scene.parents)))
     return objects
 
 
@@ -196,14 +242,16 @@ def write_cache(
         with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
             chunks = list(pool.map(write, starts))
     scenes = [objects for chunk in chunks for objects in chunk]
-    flat = [leaf_ids for objects in scenes for leaf_ids in objects]
+    flat = [leaf_ids for objects in scenes for leaf_ids in objects.leaf_ids]
     np.savez(
         path / "objects.npz",
         leaf_ids=np.array([leaf for leaf_ids in flat for leaf in leaf_ids], np.uint8),
         object_starts=np.cumsum([0, *map(len, flat)]),
         scene_starts=np.cumsum([0, *map(len, scenes)]),
+        levels=np.array([level for objects in scenes for level in objects.levels], np.uint8),
+        parents=np.array([parent for objects in scenes for parent in objects.parents], np.int16),
     )
-    about = {"seeds": seeds, "size": size, "textures": textures, "difficulty": difficulty}
+    about = {"seeds": seeds, "size": size, "textures": textures, "difficulty": difficulty, "edition": EDITION}
     (path / "scenes.json").write_text(json.dumps(about))
 
 
@@ -217,7 +265,7 @@ def open_cache(path: str | Path) -> SceneCache:
     if not (path / "scenes.json").exists():
         raise FileNotFoundError(f"path={str(path)!r} holds no finished scene cache (scenes.json is missing)")
     with np.load(path / "objects.npz") as tables:
-        index = {name: tables[name] for name in ("leaf_ids", "object_starts", "scene_starts")}
+        index = {name: tables[name] for name in tables.files}
     return SceneCache(
         images=np.load(path / "images.npy", mmap_mode="r"),
         leaves=np.load(path / "leaves.npy", mmap_mode="r"),
