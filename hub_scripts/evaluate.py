@@ -1,248 +1,237 @@
-"""Measure a model on objects it has never seen, beside flood fill and GrabCut.
+"""Measure a model on objects it has never seen: clicks and boxes, everything, clips; and its speed.
 
-`python -m sam_variants.hub_scripts.evaluate --help` tells the rest. Every number is a mean IoU over objects, at the
-full size of the image; how the prompts are made is told in `evaluation_protocol.measure`.
+`sam-variants evaluate --help` tells the rest. How prompts are made is told in `evaluation_protocol.measure`, what is
+summed up in `evaluation_scores`, `evaluation_everything`, `tracking_protocol` and `evaluation_speed`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import asdict
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
-import numpy as np
 import torch
-import transformers
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from sam_variants.checkpoint_layouts.load_checkpoint import find_locally, load_checkpoint
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub.saved_weights import checkpoint_checksums
+from sam_variants.hub.evaluation_report import REPORT_VERSION
+from sam_variants.hub_scripts.benchmark_report import checked_device, torch_threads
+from sam_variants.hub_scripts.evaluation_data import (
+    BUILT_IN,
+    EvaluationSet,
+    SetOptions,
+    Source,
+    built_in_sets,
+    data_set,
+    read_columns,
+)
+from sam_variants.hub_scripts.evaluation_everything import measure_everything
+from sam_variants.hub_scripts.evaluation_facts import load_model, versions, write_json
 from sam_variants.hub_scripts.evaluation_protocol import (
+    NUM_CLICKS,
     ModelSegmenter,
     Segmenter,
     flood_fill_segmenter,
     grabcut_segmenter,
-    measure,
 )
-from sam_variants.hub_scripts.evaluation_sets import EvaluationImage, coins_photo, held_out_scenes
+from sam_variants.hub_scripts.evaluation_scores import NOC_CLICKS, measure_set
+from sam_variants.hub_scripts.evaluation_sets import FIRST_SEED, NUM_SCENES, SCENE_SIZE
+from sam_variants.hub_scripts.evaluation_speed import measure_speed
+from sam_variants.hub_scripts.evaluation_tables import report_tables
+from sam_variants.hub_scripts.evaluation_video import ClipOptions, ClipSet, held_out_set, measure_clips, own_clips
+from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processor_for import processor_for
+from sam_variants.training.masked_image import MaskedImage
 
-SIZES = {"all": (0.0, 1.01), "small": (0.0, 0.01), "medium": (0.01, 0.1), "large": (0.1, 1.01)}
-"""Sizes of objects: share of the image from (inclusive) and to (exclusive)."""
-
-COLUMNS = {"click": "1 click", "best_of_3": "best of 3", "three_clicks": "3 clicks", "box": "box"}
-SET_TITLES = {"held_out": "Held-out scenes", "coins": "Photo of coins"}
+MEASURES = ("prompts", "noc", "everything", "video", "speed")
 BASELINES = {"flood_fill": flood_fill_segmenter, "grabcut": grabcut_segmenter}
-MODEL_SUBSET = "model_on_baseline_scenes"
 
 
-@dataclass
-class Scores:
-    """IoU of every object that a method was asked for, with what is needed to sum them up.
-
-    Attributes:
-        areas: of the objects, as shares of their image.
-        ious: per measure of `COLUMNS`, as many as areas.
-        seconds: how long the answers took, per kind ("encode" one image, "prompt" one object).
-    """
-
-    areas: list[float] = field(default_factory=list)
-    ious: dict[str, list[float]] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, segmenter: Segmenter, example: EvaluationImage) -> None:
-        """Measure one more image."""
-        for measure_name, values in measure(segmenter, example).items():
-            self.ious.setdefault(measure_name, []).extend(values.tolist())
-        self.areas.extend(example.areas.tolist())
-        self.seconds = segmenter.seconds
-
-    def first(self, count: int) -> Scores:
-        """The scores of the first `count` objects, without times."""
-        return Scores(self.areas[:count], {name: values[:count] for name, values in self.ious.items()})
-
-    def summary(self) -> dict[str, Any]:
-        """Means by size of object, and median times in milliseconds.
-
-        Returns:
-            Per size of `SIZES` that occurs `objects` (their number) and the mean of every measure; `milliseconds` per
-            kind of answer, if there are any.
-        """
-        areas = np.array(self.areas)
-        result: dict[str, Any] = {}
-        for size, (least, limit) in SIZES.items():
-            chosen = (areas >= least) & (areas < limit)
-            if chosen.any():
-                means = {name: round(float(np.array(values)[chosen].mean()), 4) for name, values in self.ious.items()}
-                result[size] = {"objects": int(chosen.sum()), **means}
-        if self.seconds:
-            result["milliseconds"] = {
-                kind: round(1000 * float(np.median(values)), 2) for kind, values in self.seconds.items()
-            }
-        return result
-
-
-def measure_set(
-    examples: Iterable[EvaluationImage], model: Segmenter, baselines: dict[str, Segmenter], num_baseline_images: int
-) -> dict[str, dict[str, Any]]:
-    """Ask a model about all images of a set, and the baselines about the first of them.
-
-    Returns:
-        The summary of each method, "model" first; where the baselines saw fewer objects, `MODEL_SUBSET` is the model
-        on theirs.
-    """
-    scores = {name: Scores() for name in ("model", *baselines)}
-    num_compared = 0
-    for index, example in enumerate(examples):
-        scores["model"].add(model, example)
-        if index < num_baseline_images:
-            num_compared += len(example.masks)
-            for name, baseline in baselines.items():
-                scores[name].add(baseline, example)
-    if baselines and 0 < num_compared < len(scores["model"].areas):
-        subset = {MODEL_SUBSET: scores["model"].first(num_compared)}
-        scores = {"model": scores["model"], **subset, **{name: scores[name] for name in baselines}}
-    return {name: score.summary() for name, score in scores.items() if score.areas}
-
-
-def results_table(title: str, results: dict[str, dict[str, Any]]) -> Table:
-    """A table of mean IoU in percent: a row per method and size of object."""
-    table = Table(title=f"{title}: mean IoU in %", title_justify="left")
-    table.add_column("method")
-    for heading in ("objects", "number", *COLUMNS.values(), "ms/prompt", "ms/image"):
-        table.add_column(heading, justify="left" if heading == "objects" else "right")
-    for method, summary in results.items():
-        times = summary.get("milliseconds", {})
-        for size in SIZES:
-            if size not in summary:
-                continue
-            row = summary[size]
-            first = size == "all"
-            table.add_row(
-                method.replace("_", " ") if first else "",
-                size,
-                str(row["objects"]),
-                *(f"{100 * row[name]:.1f}" if name in row else "–" for name in COLUMNS),
-                *(f"{times[kind]:.1f}" if first and kind in times else "" for kind in ("prompt", "encode")),
-                end_section=size == _last_size(summary),
-            )
-    return table
-
-
-def _last_size(summary: dict[str, Any]) -> str:
-    return [size for size in SIZES if size in summary][-1]
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    return {
-        "sam-variants": version("sam-variants"),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-        "scikit-image": version("scikit-image"),
-    }
-
-
-def load_model(checkpoint: str, image_size: int | None) -> tuple[SamVariantsModel, dict[str, Any]]:
-    """A model ready for inference, and what the report says about it.
+def chosen_measures(measure: str) -> list[str]:
+    """The measures of a comma-separated list.
 
     Raises:
-        ValueError, OSError: the checkpoint can't be read, or the size is not a multiple of the encoder's stride.
+        ValueError: an unknown or missing name.
     """
-    model = load_checkpoint(checkpoint)
-    if not isinstance(model, SamVariantsModel):
-        raise ValueError(f"{checkpoint} holds a {type(model).__name__}; only a whole SamVariantsModel can be evaluated")
-    if image_size is not None:
-        model.config.image_size = image_size
-    about = {
-        "checkpoint": checkpoint,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "image_size": model.config.image_size,
-        # By it a model card's numbers are known to be of its weights.
-        "sha256": checkpoint_checksums(find_locally(checkpoint)[0]),
-    }
-    return model.float().fuse(), about
+    names = [name.strip() for name in measure.split(",")]
+    if not set(names) <= set(MEASURES):
+        raise ValueError(f"measure={measure!r} is not allowed; give some of {','.join(MEASURES)}, with commas between")
+    return [name for name in MEASURES if name in names]
 
 
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report, with the folders on the way to it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+def with_progress(title: str, items: Iterable[Any], count: int | None) -> Iterable[Any]:
+    return track(items, title, count, console=Console(stderr=True), transient=True)
 
 
-def _measure_all(model: SamVariantsModel, settings: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """The summaries of every set."""
-    keys = ("first_seed", "size", "difficulty", "max_objects", "min_area")
-    scenes = held_out_scenes(settings["scenes"], **{key: settings[key] for key in keys})
-    shown = track(scenes, "held-out scenes", settings["scenes"], console=Console(stderr=True), transient=True)
-    sets: dict[str, Iterable[EvaluationImage]] = {"held_out": shown, "coins": [coins_photo()]}
-    results = {}
-    for name, examples in sets.items():
-        baselines: dict[str, Segmenter] = {}
-        if settings["baseline_scenes"]:
-            baselines = {baseline: make(settings["threads"]) for baseline, make in BASELINES.items()}
-        segmenter = ModelSegmenter(model, processor_for(model))
-        results[name] = measure_set(examples, segmenter, baselines, settings["baseline_scenes"])
-    return results
+def measure_images(
+    model: SamVariantsModel, sets: dict[str, EvaluationSet], measures: list[str], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The sections of a report that are about images: "results", "everything", "speed", those that are asked for."""
+    sections: dict[str, Any] = {}
+    segmenter = ModelSegmenter(model, processor_for(model))
+    if "speed" in measures:  # first, as memory that was needed before would not be seen to grow
+        sections["speed"] = measure_speed(segmenter, first_image(sets).image)
+    if {"prompts", "noc"} & set(measures):
+        num_clicks = NOC_CLICKS if "noc" in measures else NUM_CLICKS
+        sections["results"] = {}
+        for name, found in sets.items():
+            baselines: dict[str, Segmenter] = {}
+            if found.is_compared and settings["baseline_scenes"]:
+                baselines = {method: make(settings["threads"]) for method, make in BASELINES.items()}
+            segmenter = ModelSegmenter(model, processor_for(model))
+            images = with_progress(found.title, found.images(False), found.num_images)
+            scores = measure_set(images, segmenter, baselines, settings["baseline_scenes"], num_clicks)
+            if not scores:
+                raise ValueError(f"{name} has no object of the wanted size in any image: there is nothing to measure")
+            sections["results"][name] = scores
+    if "everything" in measures:
+        pipeline = SamVariantsMaskGenerationPipeline(model=model, device=model.device)
+        options, most = {"points_per_side": settings["points_per_side"]}, settings["everything_images"]
+        sections["everything"] = {}
+        for name, found in sets.items():
+            count = most if found.num_images is None else min(most, found.num_images)
+            images = with_progress(f"{found.title}, everything", islice(found.images(True), count), count)
+            sections["everything"][name] = measure_everything(pipeline, images, options)
+    return sections
+
+
+def first_image(sets: dict[str, EvaluationSet]) -> MaskedImage:
+    """The first image of all sets.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for found in sets.values():
+        for example in found.images(False):
+            return example
+    raise ValueError("there is no image to measure")
+
+
+def open_sets(
+    measures: list[str], source: Source | None, sets: str, options: SetOptions, clip_options: ClipOptions
+) -> tuple[dict[str, EvaluationSet], dict[str, ClipSet]]:
+    """The images and the clips that the measures are made on, as far as they need any.
+
+    Raises:
+        ValueError, OSError: the data can't be read, or would have to be both images and clips.
+    """
+    wants_clips, wants_images = "video" in measures, measures != ["video"]
+    if source is None:
+        image_sets = built_in_sets(sets, options) if wants_images else {}
+        return image_sets, held_out_set(clip_options) if wants_clips else {}
+    if wants_clips and wants_images:
+        raise ValueError(f"data={source.data!r} holds either clips or images: measure video in a run of its own")
+    if wants_clips:
+        return {}, own_clips(source, clip_options)
+    return data_set(source, options), {}
+
+
+def check_plots(plots: Path | None, compare: Path | None) -> None:
+    """Raise a ValueError where plots can't be drawn, before anything is measured."""
+    if compare is not None and plots is None:
+        raise ValueError(f"compare={str(compare)!r} is drawn beside this model: give a folder, too: --plots DIR")
+    if plots is not None and find_spec("matplotlib") is None:
+        raise ValueError("--plots needs matplotlib, which is not installed: pip install 'sam-variants[train]'")
 
 
 def evaluate(
     model: Annotated[
         str | None, typer.Option(help="checkpoint folder, file or Hub repository; none: the embedded one")
     ] = None,
-    scenes: Annotated[int, typer.Option(min=1, help="number of held-out scenes")] = 100,
-    first_seed: Annotated[int, typer.Option(min=0, help="seed of the first scene")] = 1_000_000,
-    size: Annotated[int, typer.Option(help="side of a scene in pixels")] = 256,
+    measure: Annotated[
+        str, typer.Option(help=f"what to measure, with commas between: {','.join(MEASURES)}")
+    ] = "prompts",
+    data: Annotated[
+        str | None,
+        typer.Option(help="images with masks (for video: clips): folder, file or Hub dataset; none: the built-in sets"),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="of the data, where there are several")] = None,
+    columns: Annotated[str | None, typer.Option(help="of the data, if not found: image=NAME,masks=NAME,kind=…")] = None,
+    streaming: Annotated[bool, typer.Option(help="read the data's rows one after another")] = False,
+    max_images: Annotated[int | None, typer.Option(min=1, help="most images (or clips) of a set")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="draws the images of data that has more")] = 0,
+    max_objects: Annotated[
+        int | None, typer.Option(min=1, help="objects asked for in an image; none: 8 in a scene, all elsewhere")
+    ] = None,
+    min_area: Annotated[
+        float | None, typer.Option(help="smallest object, as a share of the image; none: 0.002 in scenes, 0 elsewhere")
+    ] = None,
+    sets: Annotated[str, typer.Option(help="built-in sets, with commas between")] = ",".join(BUILT_IN),
+    scenes: Annotated[int, typer.Option(min=1, help="number of held-out scenes")] = NUM_SCENES,
+    first_seed: Annotated[int, typer.Option(min=0, help="seed of the first scene")] = FIRST_SEED,
+    size: Annotated[int, typer.Option(help="side of a scene in pixels")] = SCENE_SIZE,
     difficulty: Annotated[float, typer.Option(min=0.0, max=1.0, help="of the scenes")] = 1.0,
     image_size: Annotated[int | None, typer.Option(help="another input size of the model in pixels")] = None,
-    max_objects: Annotated[int, typer.Option(min=1, help="objects asked for in a scene")] = 8,
-    min_area: Annotated[float, typer.Option(help="smallest object, as a share of the image")] = 0.002,
-    baselines: Annotated[bool, typer.Option(help="flood fill and GrabCut beside the model")] = True,
+    baselines: Annotated[
+        bool, typer.Option(help="flood fill and GrabCut beside the model, on scenes and coins")
+    ] = True,
     baseline_scenes: Annotated[int, typer.Option(min=1, help="scenes for the baselines, which are slow")] = 25,
+    everything_images: Annotated[int, typer.Option(min=1, help="images of a set for everything, which is slow")] = 20,
+    points_per_side: Annotated[int, typer.Option(min=1, help="for everything: points along each side")] = 32,
+    clips: Annotated[int, typer.Option(min=1, help="for video: number of held-out clips")] = 24,
+    frames: Annotated[int, typer.Option(min=2, help="for video: of each held-out clip")] = 24,
     threads: Annotated[int | None, typer.Option(min=1, help="processor threads; none: all cores")] = None,
+    device: Annotated[str | None, typer.Option(help="such as cpu or cuda; none: a GPU if there is one")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write settings and all numbers here")] = None,
+    plots: Annotated[Path | None, typer.Option(help="draw the numbers into this folder")] = None,
+    compare: Annotated[Path | None, typer.Option(help="JSON of another model, drawn beside this one")] = None,
 ) -> dict[str, Any]:
-    """Measure a model with simulated clicks and boxes on unseen scenes and on a photo of coins."""
-    checkpoint = str(default_checkpoint() if model is None else model)
+    """Measure a model with simulated clicks and boxes on unseen scenes and photos, or on your own images with masks."""
+    measures = chosen_measures(measure)
+    check_plots(plots, compare)
+    options = SetOptions(scenes, first_seed, size, difficulty, max_objects, min_area, max_images, seed)
+    clip_options = ClipOptions(clips, frames, difficulty, min_area, max_images)
+    source = None if data is None else Source(data, split, streaming, read_columns(columns))
+    image_sets, clip_sets = open_sets(measures, source, sets, options, clip_options)
     num_threads = threads or os.cpu_count() or 1
+    used_device = checked_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings = {
-        "scenes": scenes,
-        "first_seed": first_seed,
-        "size": size,
-        "difficulty": difficulty,
-        "max_objects": max_objects,
-        "min_area": min_area,
+        "measure": ",".join(measures),
+        **({"sets": ",".join(image_sets | clip_sets)} if source is None else asdict(source)),
+        **asdict(options),
         "baseline_scenes": min(baseline_scenes, scenes) if baselines else 0,
+        "everything_images": everything_images if "everything" in measures else None,
+        "points_per_side": points_per_side if "everything" in measures else None,
+        "clips": clips if "video" in measures else None,
+        "frames": frames if "video" in measures else None,
         "threads": num_threads,
+        "device": used_device,
     }
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        loaded, about = load_model(checkpoint, image_size)
-        results = _measure_all(loaded, settings)
-    finally:
-        torch.set_num_threads(threads_before)
-    report = {"model": about, "settings": settings, "versions": versions(), "results": results}
-    console = Console()
+    settings = {name: value for name, value in settings.items() if value is not None}
+    with torch_threads(num_threads):
+        checkpoint = str(default_checkpoint(video="video" in measures) if model is None else model)
+        loaded, about = load_model(checkpoint, image_size, used_device)
+        sections = measure_images(loaded, image_sets, measures, settings) if image_sets else {}
+        if clip_sets:
+            sections["video"] = measure_clips(loaded, checkpoint, clip_sets, clip_options)
+    report = {"version": REPORT_VERSION, "model": about, "settings": settings, "versions": versions(), **sections}
+    show(report, {name: found.title for name, found in (image_sets | clip_sets).items()}, json_file, plots, compare)
+    return report
+
+
+def show(
+    report: dict[str, Any], titles: dict[str, str], json_file: Path | None, plots: Path | None, compare: Path | None
+) -> None:
+    """Print a report, and write it to where it is wanted."""
+    about, console = report["model"], Console()
     heading = f"{about['checkpoint']}: {about['parameters']:,} parameters, input {about['image_size']} pixels"
     console.print(heading, soft_wrap=True, markup=False)
-    for name, summaries in results.items():
-        console.print(results_table(SET_TITLES[name], summaries))
+    for table in report_tables(report, titles):
+        console.print(table)
     if json_file is not None:
         write_json(json_file, report)
-    return report
+    if plots is not None:
+        from sam_variants.hub_scripts.evaluation_plots import write_plots
+
+        for path in write_plots(plots, report, compare, titles):
+            console.print(f"wrote {path}", soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

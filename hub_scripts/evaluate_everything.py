@@ -22,12 +22,13 @@ from rich.table import Table
 from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts.benchmark_report import torch_threads
 from sam_variants.hub_scripts.benchmark_tables import MISSING, new_table, times
-from sam_variants.hub_scripts.evaluate import load_model, versions, write_json
-from sam_variants.hub_scripts.evaluation_sets import EvaluationImage, coins_photo, held_out_scenes
+from sam_variants.hub_scripts.evaluation_facts import load_model, versions, write_json
+from sam_variants.hub_scripts.evaluation_sets import SCENE_SIZE, coins_photo, held_out_scenes
 from sam_variants.hub_scripts.mask_matching import code_ious
 from sam_variants.mask_codecs import Rle, encode_mask
 from sam_variants.mask_generation.time_split import DECODE, ENCODE, TimeSplit
 from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline
+from sam_variants.training.masked_image import MaskedImage
 
 FULL, FAST = PRESETS = ("full", "fast")
 SETS = {"held_out": "scenes", "coins": "coins", "photos": "photos"}
@@ -81,7 +82,7 @@ def shares(ious: Sequence[float]) -> dict[str, float | None]:
     return {str(least): float(np.mean(np.array(ious) >= least)) if ious else None for least in LEAST_IOUS}
 
 
-def photos() -> Iterator[EvaluationImage]:
+def photos() -> Iterator[MaskedImage]:
     """Photos that come with scikit-image, without known objects.
 
     Raises:
@@ -93,11 +94,11 @@ def photos() -> Iterator[EvaluationImage]:
         raise ImportError("the photos are scikit-image's: pip install scikit-image") from error
     for name in PHOTOS:
         image = getattr(data, name)()
-        yield EvaluationImage(image, np.zeros((0, *image.shape[:2]), dtype=bool))
+        yield MaskedImage(image, np.zeros((0, *image.shape[:2]), dtype=bool))
 
 
 def measure_presets(
-    pipeline: SamVariantsMaskGenerationPipeline, examples: Iterable[EvaluationImage], options: dict[str, Any]
+    pipeline: SamVariantsMaskGenerationPipeline, examples: Iterable[MaskedImage], options: dict[str, Any]
 ) -> dict[str, Any]:
     """Let both presets work on images, in turn.
 
@@ -170,7 +171,7 @@ def evaluate_everything(
     ] = None,
     scenes: Annotated[int, typer.Option(min=1, help="number of held-out scenes")] = 20,
     first_seed: Annotated[int, typer.Option(min=0, help="seed of the first scene")] = 1_000_000,
-    size: Annotated[int, typer.Option(help="side of a scene in pixels")] = 256,
+    size: Annotated[int, typer.Option(help="side of a scene in pixels")] = SCENE_SIZE,
     image_size: Annotated[int | None, typer.Option(help="another input size of the model in pixels")] = None,
     points_per_side: Annotated[int, typer.Option(min=1, help="points along each side of an image")] = 32,
     pred_iou_thresh: Annotated[float | None, typer.Option(help="least predicted IoU; none: the model's")] = None,
@@ -187,7 +188,7 @@ def evaluate_everything(
     with torch_threads(num_threads):
         loaded, about = load_model(checkpoint, image_size)
         pipeline = SamVariantsMaskGenerationPipeline(model=loaded)
-        sets: dict[str, Iterable[EvaluationImage]] = {
+        sets: dict[str, Iterable[MaskedImage]] = {
             "held_out": held_out_scenes(scenes, first_seed, size),
             "coins": [coins_photo()],
             "photos": photos(),

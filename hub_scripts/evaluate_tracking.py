@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.evaluate import load_model, versions
+from sam_variants.hub_scripts.evaluation_facts import load_model, versions
 from sam_variants.hub_scripts.evaluation_protocol import ModelSegmenter
 from sam_variants.hub_scripts.synthetic_clips import HELD_OUT_SEEDS
 from sam_variants.hub_scripts.tracking_protocol import (

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,23 +14,21 @@ import torch
 from torch import Tensor
 
 from sam_variants.hub_scripts.baselines import flood_fill_mask, grabcut_mask
-from sam_variants.hub_scripts.evaluation_sets import EvaluationImage
-from sam_variants.hub_scripts.prompt_simulation import central_click, correction_click
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
+from sam_variants.training.mask_metrics import mask_ious
+from sam_variants.training.masked_image import NUM_LEVELS, MaskedImage
+from sam_variants.training.prompt_simulation import central_click, correction_click
 
-NUM_CLICKS = 3
+NUM_CLICKS = 5
+"""Of every object that is corrected until nothing is wrong."""
+ENOUGH = 0.9
+"""With this IoU an object gets no more clicks than those."""
+OBJECTS_AT_ONCE = 16
 LOGIT_LIMIT = 32.0  # mask prompts are clamped as in SAM 2's training
 
 Clicks = list[list[tuple[int, int]]]
 ClickLabels = list[list[int]]
-
-
-def mask_ious(predictions: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """Intersection over union of …×H×W bool masks, broadcast; two empty masks agree (1.0)."""
-    intersection = (predictions & truths).sum(axis=(-2, -1))
-    union = (predictions | truths).sum(axis=(-2, -1))
-    return np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
 
 
 def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -53,8 +52,11 @@ class Segmenter(Protocol):
     def first_click(self, clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
         """For N objects with a click each: candidate masks N×M×H×W bool, and which of the M is preferred, N ints."""
 
-    def more_clicks(self, clicks: Clicks, labels: ClickLabels) -> np.ndarray:
-        """For the same N objects with further clicks (in the order they were made): masks N×H×W bool."""
+    def more_clicks(self, clicks: Clicks, labels: ClickLabels, rows: np.ndarray) -> np.ndarray:
+        """For some of the same objects all clicks, in the order they were made: masks len(rows)×H×W bool.
+
+        `rows` says which of the objects of `first_click` they are.
+        """
 
     def boxes(self, boxes: Sequence[tuple[int, int, int, int]]) -> np.ndarray | None:
         """For N objects with a box each: masks N×H×W bool; None if boxes are beyond the method."""
@@ -80,18 +82,20 @@ class ModelSegmenter:
         start = time.perf_counter()
         inputs = self.processor(images=image, return_tensors="pt")
         self.original_sizes, self.reshaped_sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
-        self.embeddings = self.model.get_image_embeddings(inputs["pixel_values"])
+        self.embeddings = self.model.get_image_embeddings(inputs["pixel_values"].to(self.model.device))
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
         self.seconds["encode"].append(time.perf_counter() - start)
 
     def first_click(self, clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
         masks, logits, scores = self._ask(multimask_output=True, input_points=[clicks])
         best = scores.argmax(dim=-1)
-        self.logits = logits[torch.arange(len(best)), best]
-        return masks, best.numpy()
+        self.logits = logits[torch.arange(len(best), device=best.device), best]
+        return masks, best.cpu().numpy()
 
-    def more_clicks(self, clicks: Clicks, labels: ClickLabels) -> np.ndarray:
-        masks, logits, _ = self._ask(self.logits, input_points=[clicks], input_labels=[labels])
-        self.logits = logits[:, 0]
+    def more_clicks(self, clicks: Clicks, labels: ClickLabels, rows: np.ndarray) -> np.ndarray:
+        masks, logits, _ = self._ask(self.logits[rows], input_points=[clicks], input_labels=[labels])
+        self.logits[rows] = logits[:, 0]
         return masks[:, 0]
 
     def boxes(self, boxes: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
@@ -104,13 +108,14 @@ class ModelSegmenter:
         """Masks N×M×H×W bool, their logits N×M×h×w and predicted IoU N×M."""
         start = time.perf_counter()
         inputs = self.processor(original_sizes=self.original_sizes, return_tensors="pt", **prompts)
-        tensors = {name: inputs[name] for name in ("input_points", "input_labels", "input_boxes") if name in inputs}
+        names = ("input_points", "input_labels", "input_boxes")
+        tensors = {name: inputs[name].to(self.model.device) for name in names if name in inputs}
         if previous is not None:
             tensors["input_masks"] = previous[None].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         outputs = self.model(image_embeddings=self.embeddings, multimask_output=multimask_output, **tensors)
         masks = self.processor.post_process_masks(
             outputs.pred_masks, self.original_sizes, self.reshaped_sizes, self.model.config.mask_threshold
-        )[0]
+        )[0].cpu()
         self.seconds["prompt"].append((time.perf_counter() - start) / len(masks))
         return masks.numpy(), outputs.pred_masks[0], outputs.iou_scores[0]
 
@@ -132,10 +137,10 @@ class BaselineSegmenter:
         self.image = image
 
     def first_click(self, clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
-        masks = self.more_clicks(clicks, [[1]] * len(clicks))
+        masks = self.more_clicks(clicks, [[1]] * len(clicks), np.arange(len(clicks)))
         return masks[:, None], np.zeros(len(masks), int)
 
-    def more_clicks(self, clicks: Clicks, labels: ClickLabels) -> np.ndarray:
+    def more_clicks(self, clicks: Clicks, labels: ClickLabels, rows: np.ndarray) -> np.ndarray:
         return self._ask(clicks, labels, [None] * len(clicks))
 
     def boxes(self, boxes: Sequence[tuple[int, int, int, int]]) -> np.ndarray | None:
@@ -163,43 +168,90 @@ def grabcut_segmenter(threads: int) -> BaselineSegmenter:
     return BaselineSegmenter(grabcut_mask, True, threads)
 
 
-def measure(segmenter: Segmenter, example: EvaluationImage) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Answers:
+    """How good the answers about N objects were.
+
+    Attributes:
+        ious: N numbers under each of "click"; "best_of_3" (the best of several candidates at one click, if there are
+            several); "level" (the candidate of the object's level at one click, if image and method know levels); and
+            "box" (if the method takes boxes).
+        by_click: N×K, after one click, two, … K.
+    """
+
+    ious: dict[str, np.ndarray]
+    by_click: np.ndarray
+
+
+def measure(segmenter: Segmenter, example: MaskedImage, num_clicks: int = NUM_CLICKS) -> Answers:
     """Ask for every object of an image with a click, with corrections, and with a box.
 
     The first click is the pixel deepest inside the object, each further one the deepest of the largest region where
-    the answer so far is wrong. An answer that is right everywhere is kept. The box is the object's own.
+    the answer so far is wrong. An answer that is right everywhere is kept; so is one with an IoU of `ENOUGH` after
+    `NUM_CLICKS` clicks. The box is the object's own.
+
+    Args:
+        segmenter: the method.
+        example: with one object or more.
+        num_clicks: how many clicks an object gets at most.
 
     Returns:
-        IoU with the truth at the image's full size, N each: "click", "best_of_3" (the best of several candidates at one
-        click, if there are several), "three_clicks", and "box" (if the method takes boxes).
+        IoU with the truth at the image's full size.
     """
     segmenter.look_at(example.image)
-    truths = example.masks
+    parts = []
+    for start in range(0, len(example.masks), OBJECTS_AT_ONCE):
+        chosen = np.s_[start : start + OBJECTS_AT_ONCE]
+        levels = None if example.levels is None else example.levels[chosen]
+        parts.append(measure_objects(segmenter, example.masks[chosen], levels, num_clicks))
+    ious = {name: np.concatenate([part.ious[name] for part in parts]) for name in parts[0].ious}
+    return Answers(ious, np.concatenate([part.by_click for part in parts]))
+
+
+def measure_objects(segmenter: Segmenter, truths: np.ndarray, levels: np.ndarray | None, num_clicks: int) -> Answers:
+    """The same for N×H×W objects, all at once, of the image that the method looks at."""
     clicks: Clicks = [[central_click(truth)] for truth in truths]
-    labels: ClickLabels = [[1] for _ in truths]
     candidates, preferred = segmenter.first_click(clicks)
     candidate_ious = mask_ious(candidates, truths[:, None])
     objects = np.arange(len(truths))
     ious = {"click": candidate_ious[objects, preferred]}
     if candidates.shape[1] > 1:
         ious["best_of_3"] = candidate_ious.max(axis=1)
-    answers = candidates[objects, preferred]
-    for _ in range(NUM_CLICKS - 1):
-        wrong = add_corrections(clicks, labels, answers, truths)
-        if wrong.any():
-            answers = np.where(wrong[:, None, None], segmenter.more_clicks(clicks, labels), answers)
-    ious["three_clicks"] = mask_ious(answers, truths)
+    if candidates.shape[1] == NUM_LEVELS and levels is not None:
+        ious["level"] = candidate_ious[objects, levels]
+    by_click = click_on(segmenter, clicks, candidates[objects, preferred], truths, num_clicks)
     boxed = segmenter.boxes([tight_box(truth) for truth in truths])
     if boxed is not None:
         ious["box"] = mask_ious(boxed, truths)
-    return ious
+    return Answers(ious, by_click)
 
 
-def add_corrections(clicks: Clicks, labels: ClickLabels, answers: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """Append the next click of every object whose answer is not all right; returns which these are, N bool."""
+def click_on(
+    segmenter: Segmenter, clicks: Clicks, answers: np.ndarray, truths: np.ndarray, num_clicks: int
+) -> np.ndarray:
+    """Correct the answers to first clicks; the IoUs after every click, N×num_clicks."""
+    labels: ClickLabels = [[1] for _ in truths]
+    ious = mask_ious(answers, truths)
+    by_click = [ious]
+    answers = answers.copy()
+    for turn in range(1, num_clicks):
+        is_open = ious < ENOUGH if turn >= NUM_CLICKS else np.ones(len(truths), bool)
+        rows = np.flatnonzero(add_corrections(clicks, labels, answers, truths, is_open))
+        if len(rows):
+            answers[rows] = segmenter.more_clicks([clicks[row] for row in rows], [labels[row] for row in rows], rows)
+            ious = ious.copy()
+            ious[rows] = mask_ious(answers[rows], truths[rows])
+        by_click.append(ious)
+    return np.stack(by_click, axis=1)
+
+
+def add_corrections(
+    clicks: Clicks, labels: ClickLabels, answers: np.ndarray, truths: np.ndarray, is_open: np.ndarray
+) -> np.ndarray:
+    """Append the next click of every open object whose answer is not all right; returns which these are, N bool."""
     wrong = np.zeros(len(truths), bool)
-    for index, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
-        correction = correction_click(answer, truth)
+    for index in np.flatnonzero(is_open):
+        correction = correction_click(answers[index], truths[index])
         if correction is not None:
             x, y, label = correction
             clicks[index].append((x, y))

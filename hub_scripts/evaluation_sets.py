@@ -1,62 +1,41 @@
-"""Images with exactly known objects that evaluations are made on: unseen synthetic scenes and a photo of coins."""
+"""Images with exactly known objects that evaluations are made on: unseen synthetic scenes, and photos."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from sam_variants.hub_scripts.synthetic_scenes import make_scene
+from sam_variants.training.masked_image import MaskedImage
 
+NUM_SCENES = 100
+SCENE_SIZE = 256
+"""Side of a held-out scene in pixels."""
+FIRST_SEED = 1_000_000
+MAX_OBJECTS = 8
+MIN_AREA = 0.002
 NUM_COINS = 24
 # Gray levels above the background around. Otsu's 60 cuts off the dark rims; from 30 to 40 the outlines hardly move.
 COIN_CONTRAST = 32
 
 
-@dataclass(frozen=True)
-class EvaluationImage:
-    """An image with the objects that are asked for.
-
-    Attributes:
-        image: H×W×3 uint8 RGB.
-        masks: N×H×W bool, the visible pixels of each object.
-    """
-
-    image: np.ndarray
-    masks: np.ndarray
-
-    def __post_init__(self) -> None:
-        if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
-            raise ValueError(f"image is {self.image.dtype} {self.image.shape}; allowed: uint8 (H, W, 3)")
-        if self.masks.dtype != bool or self.masks.ndim != 3 or self.masks.shape[1:] != self.image.shape[:2]:
-            height, width = self.image.shape[:2]
-            raise ValueError(f"masks is {self.masks.dtype} {self.masks.shape}; allowed: bool (N, {height}, {width})")
-        if not self.masks.any(axis=(1, 2)).all():
-            raise ValueError("masks has an object without a pixel")
-
-    @property
-    def areas(self) -> np.ndarray:
-        """N shares of the image, 0..1."""
-        return self.masks.mean(axis=(1, 2))
-
-
 def held_out_scenes(
     count: int,
     first_seed: int,
-    size: int = 256,
+    size: int = SCENE_SIZE,
     difficulty: float = 1.0,
-    max_objects: int = 8,
-    min_area: float = 0.002,
-) -> Iterator[EvaluationImage]:
+    max_objects: int | None = MAX_OBJECTS,
+    min_area: float = MIN_AREA,
+) -> Iterator[MaskedImage]:
     """Synthetic scenes of the held-out textures, always the same for the same arguments.
 
     Args:
         count: number of scenes.
         first_seed: seed of the first scene; the others count on from it.
         size, difficulty: of `make_scene`.
-        max_objects: at most so many objects of a scene, drawn with the scene's seed.
+        max_objects: at most so many objects of a scene, drawn with the scene's seed; None for all.
         min_area: smaller objects (as a share of the image) are not asked for.
 
     Yields:
@@ -66,7 +45,7 @@ def held_out_scenes(
         ValueError: an argument is out of range.
         ImportError: scikit-image is missing.
     """
-    if count < 0 or max_objects < 1:
+    if count < 0 or (max_objects is not None and max_objects < 1):
         raise ValueError(f"count={count} must be 0 or more, max_objects={max_objects} 1 or more")
     if not 0 <= min_area <= 0.02:
         raise ValueError(f"min_area={min_area} is outside 0..0.02, a share of the image that most scenes have")
@@ -77,12 +56,13 @@ def held_out_scenes(
         usable = np.flatnonzero(masks.mean(axis=(1, 2)) >= min_area)
         if len(usable):
             chosen = np.random.default_rng(seed).permutation(usable)[:max_objects]
-            yield EvaluationImage(scene.image, masks[chosen])
+            levels = np.array(scene.levels)[chosen] if scene.levels else None
+            yield MaskedImage(scene.image, masks[chosen], f"scene {seed}", levels)
             count -= 1
         seed += 1
 
 
-def coins_photo() -> EvaluationImage:
+def coins_photo() -> MaskedImage:
     """The photo of 24 Greek coins that comes with scikit-image (303×384, gray), with a mask of every coin.
 
     Raises:
@@ -94,7 +74,7 @@ def coins_photo() -> EvaluationImage:
     except ImportError as error:
         raise ImportError("the coins are scikit-image's photo: pip install scikit-image") from error
     photo = data.coins()
-    return EvaluationImage(cv2.cvtColor(photo, cv2.COLOR_GRAY2RGB), coin_masks(photo))
+    return MaskedImage(cv2.cvtColor(photo, cv2.COLOR_GRAY2RGB), coin_masks(photo))
 
 
 def coin_masks(photo: np.ndarray) -> np.ndarray:

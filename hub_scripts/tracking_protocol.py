@@ -1,8 +1,8 @@
-"""How tracking is evaluated: trackers that start from one click per object, and J, the region similarity of DAVIS.
+"""How tracking is evaluated: trackers that start from one click per object, with J and F, the measures of DAVIS.
 
-J follows Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation" (2016): the
-mean over objects of the mean IoU over frames, where two empty masks agree. Unlike there the last frame counts, too; the
-first, in which the object is clicked, does not.
+They follow Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation" (2016): the
+mean over objects of the mean over frames, J of the IoU and F of the contour's accuracy, where two empty masks agree.
+Unlike there the last frame counts, too; the first, in which the object is clicked, does not.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from sam_variants.hub_scripts.evaluation_protocol import Segmenter, mask_ious, tight_box
-from sam_variants.hub_scripts.prompt_simulation import central_click
+from sam_variants.hub_scripts.evaluation_protocol import Segmenter, tight_box
 from sam_variants.hub_scripts.synthetic_clips import HELD_OUT_SEEDS, Clip, synthetic_clip
+from sam_variants.training.mask_metrics import region_and_boundary
+from sam_variants.training.prompt_simulation import central_click
 
 BOX_MARGIN = 0.05
 """Of the baseline that follows boxes, as a share of their sides: on clips of the training textures more is worse, and
@@ -170,11 +171,12 @@ def held_out_clips(
 
 @dataclass
 class TrackScores:
-    """IoU of tracked objects, a number per object in each list.
+    """IoU, and F, of tracked objects, a number per object in each list.
 
     Attributes:
         first: in the frame of the click.
         ious: mean over the frames after it.
+        contours: the same of F.
         visible: mean over those of them in which the object can be seen.
         reappeared: mean over the visible frames after one in which nothing of the object could be seen.
         absent: share of the frames without the object whose answer is empty.
@@ -184,6 +186,7 @@ class TrackScores:
 
     first: list[float] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
+    contours: list[float] = field(default_factory=list)
     visible: list[float] = field(default_factory=list)
     reappeared: list[float] = field(default_factory=list)
     absent: list[float] = field(default_factory=list)
@@ -192,30 +195,39 @@ class TrackScores:
 
     def add(self, answers: np.ndarray, truths: np.ndarray) -> None:
         """Score one object: T×H×W bool each, the first frame included."""
-        ious = mask_ious(answers, truths)
+        ious, contours = region_and_boundary(answers, truths)
         seen = np.asarray(truths.any(axis=(1, 2)))
         back = seen & np.logical_or.accumulate(~seen)
         later = np.arange(len(truths)) > 0
         self.first.append(float(ious[0]))
         self.ious.append(float(ious[1:].mean()))
+        self.contours.append(float(contours[1:].mean()))
         for values, chosen in ((self.visible, seen & later), (self.reappeared, back), (self.absent, ~seen)):
             if chosen.any():
                 values.append(float(ious[chosen].mean()))
 
     def summary(self) -> dict[str, Any]:
-        """Means over objects of every list that has any, as "j" (of `ious`) or "j_<list>", and how many objects."""
+        """Means over objects of every list that has any, and how many objects.
+
+        Under "j" (of `ious`), "f" (of `contours`), "j_and_f" (the mean of the two) and "j_<list>".
+        """
         result: dict[str, Any] = {"clips": self.num_clips, "objects": len(self.ious)}
         for name in ("first", "ious", "visible", "reappeared", "absent"):
             values = getattr(self, name)
             if values:
                 result["j" if name == "ious" else f"j_{name}"] = round(float(np.mean(values)), 4)
+        if self.ious:
+            result["f"] = round(float(np.mean(self.contours)), 4)
+            result["j_and_f"] = round(float(np.mean([self.ious, self.contours])), 4)
         result["reappearing_objects"] = len(self.reappeared)
         if self.seconds:
             result["milliseconds_per_frame"] = round(1000 * float(np.median(self.seconds)), 2)
         return result
 
 
-def measure_tracker(tracker: Tracker, clip: Clip, scores: TrackScores, min_area: float = 0.002) -> None:
+def measure_tracker(
+    tracker: Tracker, clip: Clip, scores: TrackScores, min_area: float = 0.002, known: np.ndarray | None = None
+) -> None:
     """Track one clip and add every object that can be clicked in its first frame to the scores.
 
     Args:
@@ -223,6 +235,7 @@ def measure_tracker(tracker: Tracker, clip: Clip, scores: TrackScores, min_area:
         clip: of two frames or more.
         scores: is added to.
         min_area: smaller objects (as a share of the first frame) are not asked for.
+        known: T bool, the frames whose masks are known, the first and another among them; None for all.
 
     Raises:
         ValueError: the tracker's answers have a wrong shape or number.
@@ -243,6 +256,8 @@ def measure_tracker(tracker: Tracker, clip: Clip, scores: TrackScores, min_area:
             f"{type(tracker).__name__} answered {answered.dtype} {answered.shape}; expected bool {truths.shape} "
             "(frames, objects, height, width)"
         )
+    if known is not None:
+        answered, truths = answered[known], truths[known]
     scores.num_clips += 1
     for row in range(len(rows)):
         scores.add(answered[:, row], truths[:, row])

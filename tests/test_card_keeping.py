@@ -103,7 +103,7 @@ def test_numbers_stay_with_the_weights_they_were_measured_on() -> None:
     newer["results"]["coins"]["model"]["all"]["box"] = 0.5
     again = choose_card(MAKE, {"evaluation": newer}, remote=measured, weights=[WEIGHTS])
     assert len(again.data.eval_results) == len(measured.data.eval_results)
-    assert "| mean IoU, box | 50.0 |" in again.text
+    assert "| mean IoU, box | 50.0 % |" in again.text
 
 
 def test_somebodys_own_numbers_are_added_to() -> None:

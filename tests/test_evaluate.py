@@ -13,20 +13,23 @@ import torch
 from tiny import save_tiny, tiny_model
 
 from sam_variants.hub.checksums import sha256_of
-from sam_variants.hub_scripts import evaluate as evaluate_module
+from sam_variants.hub_scripts import evaluation_data as data_module
+from sam_variants.hub_scripts import evaluation_protocol as protocol_module
 from sam_variants.hub_scripts.baselines import flood_fill_mask, grabcut_mask
-from sam_variants.hub_scripts.evaluate import MODEL_SUBSET, Scores, evaluate
+from sam_variants.hub_scripts.evaluate import evaluate
 from sam_variants.hub_scripts.evaluation_protocol import (
     BaselineSegmenter,
     ClickLabels,
     Clicks,
     ModelSegmenter,
-    mask_ious,
     measure,
     tight_box,
 )
-from sam_variants.hub_scripts.evaluation_sets import EvaluationImage, coin_masks, coins_photo, held_out_scenes
+from sam_variants.hub_scripts.evaluation_scores import MODEL_SUBSET
+from sam_variants.hub_scripts.evaluation_sets import coin_masks, coins_photo, held_out_scenes
 from sam_variants.processing.processor_for import processor_for
+from sam_variants.training.mask_metrics import mask_ious
+from sam_variants.training.masked_image import MaskedImage
 
 GREEN, BROWN = (40, 160, 60), (120, 80, 50)
 
@@ -57,6 +60,7 @@ class Scripted:
     ) -> None:
         self.candidates, self.preferred, self.later, self.boxed = candidates, np.array(preferred), later, boxed
         self.asked: list[tuple[Clicks, ClickLabels]] = []
+        self.rows: list[list[int]] = []
         self.seconds: dict[str, list[float]] = {}
 
     def look_at(self, image: np.ndarray) -> None:
@@ -66,23 +70,14 @@ class Scripted:
         self.first = [list(points) for points in clicks]
         return self.candidates, self.preferred
 
-    def more_clicks(self, clicks: Clicks, labels: ClickLabels) -> np.ndarray:
+    def more_clicks(self, clicks: Clicks, labels: ClickLabels, rows: np.ndarray) -> np.ndarray:
+        self.rows.append(rows.tolist())
         self.asked.append(([list(points) for points in clicks], [list(values) for values in labels]))
         return self.later[len(self.asked) - 1]
 
     def boxes(self, boxes: Sequence[tuple[int, int, int, int]]) -> np.ndarray | None:
         self.drawn = list(boxes)
         return self.boxed
-
-
-def test_iou_of_hand_made_masks() -> None:
-    size = (4, 6)
-    truth = rectangle(size, 0, 0, 4, 2)  # 8 pixels
-    shifted = rectangle(size, 2, 0, 6, 2)  # 8 pixels, 4 of them shared
-    assert mask_ious(shifted, truth) == pytest.approx(4 / 12)
-    several = np.stack([truth, shifted, ~truth, np.zeros(size, bool)])
-    np.testing.assert_allclose(mask_ious(several, truth), [1, 1 / 3, 0, 0])
-    assert mask_ious(np.zeros(size, bool), np.zeros(size, bool)) == 1
 
 
 def test_a_tight_box_is_half_open() -> None:
@@ -95,49 +90,61 @@ def test_measure_clicks_corrects_and_draws_boxes() -> None:
     left, right = rectangle(size, 1, 1, 10, 10), rectangle(size, 15, 5, 26, 16)
     empty, too_much = np.zeros(size, bool), rectangle(size, 15, 5, 30, 16)
     candidates = np.stack([[left, empty, empty], [empty, right, too_much]])
-    later = [np.stack([empty, right]), np.stack([empty, empty])]
-    segmenter = Scripted(candidates, [0, 2], later, np.stack([left, empty]))
-    ious = measure(segmenter, EvaluationImage(painted(left, right), np.stack([left, right])))
+    segmenter = Scripted(candidates, [0, 2], [right[None]], np.stack([left, empty]))
+    levels = np.array([2, 1])
+    answers = measure(segmenter, MaskedImage(painted(left, right), np.stack([left, right]), "", levels))
+    ious = answers.ious
 
     assert segmenter.first == [[(5, 5)], [(20, 10)]]
     np.testing.assert_allclose(ious["click"], [1, 121 / 165])
     np.testing.assert_allclose(ious["best_of_3"], [1, 1])
+    np.testing.assert_allclose(ious["level"], [0, 1])
     # the first object is right at once and gets no more clicks; the second is right after one correction
     ((clicks, labels),) = segmenter.asked
-    assert clicks[0] == [(5, 5)]
-    assert labels == [[1], [1, 0]]
-    x, y = clicks[1][1]
+    assert segmenter.rows == [[1]]
+    assert labels == [[1, 0]]
+    x, y = clicks[0][1]
     assert 26 <= x < 30
     assert 5 <= y < 16
-    np.testing.assert_allclose(ious["three_clicks"], [1, 1])
+    np.testing.assert_allclose(answers.by_click, [[1] * 5, [121 / 165, 1, 1, 1, 1]])
     assert segmenter.drawn == [(1, 1, 10, 10), (15, 5, 26, 16)]
     np.testing.assert_allclose(ious["box"], [1, 0])
 
 
-def test_measure_asks_twice_while_something_is_wrong() -> None:
+def test_measure_asks_again_while_something_is_wrong() -> None:
     truth = rectangle((20, 20), 4, 4, 13, 13)
     half = rectangle((20, 20), 4, 4, 13, 8)
     empty = np.zeros_like(truth)
-    segmenter = Scripted(empty[None, None], [0], [half[None], half[None]], None)
-    ious = measure(segmenter, EvaluationImage(painted(truth), truth[None]))
-    assert set(ious) == {"click", "three_clicks"}
+    segmenter = Scripted(empty[None, None], [0], [half[None]] * 2, None)
+    answers = measure(segmenter, MaskedImage(painted(truth), truth[None]), num_clicks=3)
+    assert set(answers.ious) == {"click"}
     assert [len(points[0]) for points, _ in segmenter.asked] == [2, 3]
     assert segmenter.asked[1][1] == [[1, 1, 1]]
-    assert ious["click"] == 0
-    assert ious["three_clicks"] == pytest.approx(36 / 81)
+    np.testing.assert_allclose(answers.by_click, [[0, 36 / 81, 36 / 81]])
 
 
-def test_summary_splits_objects_by_size() -> None:
-    scores = Scores([0.005, 0.05, 0.02, 0.3], {"click": [0.1, 0.2, 0.4, 0.9]}, {"prompt": [0.001, 0.002, 0.009]})
-    assert scores.summary() == {
-        "all": {"objects": 4, "click": 0.4},
-        "small": {"objects": 1, "click": 0.1},
-        "medium": {"objects": 2, "click": 0.3},
-        "large": {"objects": 1, "click": 0.9},
-        "milliseconds": {"prompt": 2.0},
-    }
-    assert scores.first(2).summary()["all"] == {"objects": 2, "click": 0.15}
-    assert "large" not in scores.first(2).summary()
+def test_an_object_that_is_good_enough_gets_no_click_after_the_fifth() -> None:
+    truth = rectangle((40, 40), 4, 4, 24, 24)
+    good, bad = rectangle((40, 40), 4, 4, 24, 23), rectangle((40, 40), 4, 4, 24, 16)
+    both = np.stack([good, bad])
+    segmenter = Scripted(both[:, None], [0, 0], [*[both] * 4, bad[None], good[None]], None)
+    answers = measure(segmenter, MaskedImage(painted(truth), np.stack([truth, truth])), num_clicks=8)
+    assert segmenter.rows == [[0, 1]] * 4 + [[1]] * 2
+    np.testing.assert_allclose(answers.by_click[0], 0.95)
+    np.testing.assert_allclose(answers.by_click[1], [0.6] * 6 + [0.95] * 2)
+
+
+def test_many_objects_are_asked_for_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("tiny_vit")
+    masks = np.stack([disc((48, 64), 10 + 10 * index, 24, 5) for index in range(5)])
+    example = MaskedImage(painted(*masks), masks)
+    whole = measure(ModelSegmenter(model, processor_for(model)), example)
+    monkeypatch.setattr(protocol_module, "OBJECTS_AT_ONCE", 2)
+    segmenter = ModelSegmenter(model, processor_for(model))
+    parts = measure(segmenter, example)
+    assert len(segmenter.seconds["encode"]) == 1
+    np.testing.assert_allclose(parts.by_click, whole.by_click, atol=0.02)
+    np.testing.assert_allclose(parts.ious["box"], whole.ious["box"], atol=0.02)
 
 
 @pytest.mark.parametrize("method", [flood_fill_mask, grabcut_mask])
@@ -268,7 +275,7 @@ def test_held_out_scenes_are_always_the_same() -> None:
 @pytest.mark.parametrize("fields", [{"masks": np.ones((2, 8, 9), bool)}, {"masks": np.zeros((1, 8, 8), bool)}])
 def test_an_evaluation_image_is_checked(fields: dict) -> None:
     with pytest.raises(ValueError, match=r"masks has an object without|masks is bool"):
-        EvaluationImage(np.zeros((8, 8, 3), np.uint8), **fields)
+        MaskedImage(np.zeros((8, 8, 3), np.uint8), **fields)
 
 
 @torch.inference_mode()
@@ -288,7 +295,7 @@ def test_the_model_is_asked_as_segment_anything_does() -> None:
     assert best.tolist() == outputs.iou_scores[0].argmax(dim=-1).tolist()
 
     more = [[(30, 20)], [(60, 40), (10, 5)]]
-    corrected = segmenter.more_clicks(more, [[1], [1, 0]])
+    corrected = segmenter.more_clicks(more, [[1], [1, 0]], np.arange(2))
     previous = outputs.pred_masks[0][[0, 1], best.tolist()]
     inputs = processor(images=image, input_points=[more], input_labels=[[[1], [1, 0]]], return_tensors="pt")
     tensors = {name: inputs[name] for name in ("pixel_values", "input_points", "input_labels")}
@@ -310,15 +317,15 @@ def test_the_model_is_asked_as_segment_anything_does() -> None:
 def few_coins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two painted coins instead of the photo's 24, which take GrabCut a while."""
     masks = np.stack([disc((40, 56), 14, 20, 8), disc((40, 56), 40, 20, 10)])
-    monkeypatch.setattr(evaluate_module, "coins_photo", lambda: EvaluationImage(painted(*masks), masks))
+    monkeypatch.setattr(data_module, "coins_photo", lambda: MaskedImage(painted(*masks), masks))
 
 
 def test_the_whole_evaluation(tmp_path: Path, few_coins: None, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = str(save_tiny(tmp_path / "model", "tiny_vit_with_skips"))
     json_file = tmp_path / "reports" / "scores.json"
     report = evaluate(
-        model=checkpoint, scenes=2, size=64, image_size=128, max_objects=2, baseline_scenes=1, threads=1,
-        json_file=json_file,
+        model=checkpoint, sets="held_out,coins", scenes=2, size=64, image_size=128, max_objects=2, baseline_scenes=1,
+        threads=1, json_file=json_file,
     )  # fmt: skip
     assert json.loads(json_file.read_text()) == report
     parameters = sum(parameter.numel() for parameter in tiny_model("tiny_vit_with_skips").parameters())
@@ -328,13 +335,16 @@ def test_the_whole_evaluation(tmp_path: Path, few_coins: None, capsys: pytest.Ca
         "image_size": 128,
         "sha256": {"model.safetensors": sha256_of(Path(checkpoint) / "model.safetensors")},
     }
+    assert report["version"] == 2
     assert report["settings"]["first_seed"] == 1_000_000
     assert {"torch", "sam-variants"} <= set(report["versions"])
     scenes, coins = report["results"]["held_out"], report["results"]["coins"]
     assert list(scenes) == ["model", MODEL_SUBSET, "flood_fill", "grabcut"]
     assert list(coins) == ["model", "flood_fill", "grabcut"]
     assert scenes["grabcut"]["all"]["objects"] == scenes[MODEL_SUBSET]["all"]["objects"]
-    assert set(scenes["model"]["all"]) == {"objects", "click", "best_of_3", "three_clicks", "box"}
+    clicked = {"objects", "click", "best_of_3", "three_clicks", "five_clicks", "box"}
+    assert clicked <= set(scenes["model"]["all"]) <= {*clicked, "level"}
+    assert len(scenes["model"]["by_click"]) == 5
     assert set(scenes["flood_fill"]["all"]) == {"objects", "click", "three_clicks"}
     assert set(scenes["grabcut"]["all"]) == {"objects", "click", "three_clicks", "box"}
     assert set(scenes["model"]["milliseconds"]) == {"encode", "prompt"}
@@ -350,7 +360,9 @@ def test_the_whole_evaluation(tmp_path: Path, few_coins: None, capsys: pytest.Ca
 
 def test_evaluation_without_baselines(tmp_path: Path, few_coins: None) -> None:
     checkpoint = str(save_tiny(tmp_path / "model"))
-    report = evaluate(model=checkpoint, scenes=1, size=64, max_objects=1, baselines=False, threads=1)
+    report = evaluate(
+        model=checkpoint, sets="coins,held_out", scenes=1, size=64, max_objects=1, baselines=False, threads=1
+    )
     assert [list(results) for results in report["results"].values()] == [["model"], ["model"]]
     assert report["settings"]["baseline_scenes"] == 0
 

@@ -22,10 +22,10 @@ from sam_variants.hub_scripts.evaluate_everything import (
     photos,
     presets_table,
 )
-from sam_variants.hub_scripts.evaluation_sets import EvaluationImage
 from sam_variants.mask_codecs import encode_mask
 from sam_variants.mask_generation.time_split import TimeSplit
 from sam_variants.results import Masks
+from sam_variants.training.masked_image import MaskedImage
 
 SIDE = 20
 
@@ -39,8 +39,8 @@ def square(x: int, y: int, side: int) -> np.ndarray:
 OBJECTS = np.stack([square(0, 0, 10), square(10, 10, 10)])
 
 
-def example(objects: np.ndarray = OBJECTS) -> EvaluationImage:
-    return EvaluationImage(np.zeros((SIDE, SIDE, 3), np.uint8), objects)
+def example(objects: np.ndarray = OBJECTS) -> MaskedImage:
+    return MaskedImage(np.zeros((SIDE, SIDE, 3), np.uint8), objects)
 
 
 class ScriptedPipeline:

@@ -30,6 +30,7 @@ from sam_variants.hub_scripts.tracking_protocol import (
     measure_tracker,
     measure_trackers,
 )
+from sam_variants.training.mask_metrics import boundary_f
 
 SIZE = (24, 32)
 
@@ -92,6 +93,9 @@ def test_j_of_hand_made_tracks() -> None:
     # the first frame does not count; both empty: 1; an answer where there is nothing: 0
     assert scores.first == [pytest.approx(0.5)]
     assert scores.ious == [pytest.approx((1 + 1 + 0 + 0.5) / 4)]
+    half = boundary_f(HALF, WIDE)
+    assert 0 < half < 1
+    assert scores.contours == [pytest.approx((1 + 1 + 0 + half) / 4)]
     assert scores.visible == [pytest.approx((1 + 0.5) / 2)]
     assert scores.reappeared == [pytest.approx(0.5)]
     assert scores.absent == [pytest.approx(0.5)]
@@ -102,6 +106,7 @@ def test_an_object_that_stays_in_sight_has_no_comeback() -> None:
     scores.add(np.stack([WIDE, HALF, EMPTY]), np.stack([WIDE, WIDE, WIDE]))
     scores.add(np.stack([WIDE, WIDE, WIDE]), np.stack([WIDE, WIDE, EMPTY]))
     assert scores.reappeared == []
+    f = (boundary_f(HALF, WIDE) / 2 + 0.5) / 2
     assert scores.summary() == {
         "clips": 1,
         "objects": 2,
@@ -109,6 +114,8 @@ def test_an_object_that_stays_in_sight_has_no_comeback() -> None:
         "j": round((0.25 + 0.5) / 2, 4),
         "j_visible": round((0.25 + 1) / 2, 4),
         "j_absent": 0.0,
+        "f": round(f, 4),
+        "j_and_f": round((0.375 + f) / 2, 4),
         "reappearing_objects": 0,
     }
 

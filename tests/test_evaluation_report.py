@@ -93,3 +93,57 @@ def test_the_weights_that_were_measured_are_those_of_the_card() -> None:
     check_model(values, parameters, [other, {"under another name.safetensors": checksums["model.safetensors"]}])
     with pytest.raises(ValueError, match=rf"sha256 {checksums['model.safetensors']}.*sha256 {'0' * 64}"):
         check_model(values, parameters, [other])
+
+
+def test_all_measures_of_a_report_come_into_the_card(tmp_path: Path) -> None:
+    values = report("evaluate_2")
+    card = reloaded(card_of(evaluation=values), tmp_path)
+    found = {(result.dataset_type, result.metric_name): result for result in card.data.eval_results}
+    coins, clips = values["results"]["coins"]["model"]["all"], values["video"]["held_out_clips"]
+    everything = values["everything"]["coins"]["all"]
+    expected = {
+        ("scikit-image/coins", "mean IoU, 5 clicks"): ("mean_iou", coins["five_clicks"]),
+        ("scikit-image/coins", "clicks to an IoU of 0.90, 20 where it is never reached"): (
+            "number_of_clicks",
+            coins["noc_90"],
+        ),
+        ("scikit-image/coins", "objects without an IoU of 0.85 after 20 clicks"): ("failure_rate", coins["failed_85"]),
+        ("scikit-image/coins", "everything: AR@1000"): ("average_recall", everything["ar_1000"]),
+        ("sam-variants/held-out-clips", "F: contour accuracy on the frames after it"): ("boundary_f", clips["f"]),
+        ("sam-variants/held-out-clips", "J&F"): ("j_and_f", clips["j_and_f"]),
+    }
+    for key, (kind, value) in expected.items():
+        assert (found[key].metric_type, found[key].metric_value) == (kind, value)
+    assert coins["noc_90"] > 1
+    assert f"never reached | {coins['noc_90']:.2f} clicks | 24 objects |" in card.text
+    assert f"| everything: AR@1000 | {100 * everything['ar_1000']:.1f} % | 24 objects in 1 images |" in card.text
+    assert "By `sam-variants evaluate`" in card.text
+
+
+def test_both_versions_stand_in_one_card() -> None:
+    old, new = report("evaluate"), report("evaluate_2")
+    assert len(card_of(evaluation=[old, new]).data.eval_results) == sum(
+        len(card_of(evaluation=values).data.eval_results) for values in (old, new)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"version": 3}, "has version 3, where 2 or none is known"),
+        ({"results": {}, "everything": {}, "video": {}, "speed": {}}, "is no evaluation of a model"),
+        ({"video": {"held_out_clips": {"clips": 2, "objects": 7, "f": 2}}}, "has 2 for 'F: contour accuracy"),
+        ({"everything": {"coins": {"images": 1, "all": {"objects": 24}}}}, "KeyError: 'found_50'"),
+    ],
+)
+def test_a_newer_or_broken_report_is_refused(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=r"^the|^this") as caught:
+        card_of(evaluation=report("evaluate_2") | change)
+    assert named in str(caught.value)
+
+
+def test_numbers_of_clicks_are_not_shares_but_not_below_0() -> None:
+    values = report("evaluate_2")
+    coins(values)["noc_85"] = -1.0
+    with pytest.raises(ValueError, match=r"has -1\.0 for 'clicks to an IoU of 0\.85.*expected a number from 0 on"):
+        card_of(evaluation=values)

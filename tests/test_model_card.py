@@ -138,7 +138,7 @@ def test_numbers_are_those_of_the_evaluation(tmp_path: Path) -> None:
         measured = {metric: result.metric_value for (kind, metric), result in found.items() if kind == dataset}
         assert list(measured.values()) == [expected[key] for key in ("click", "best_of_3", "three_clicks", "box")]
         assert measured["mean IoU, 1 click"] == expected["click"]
-        assert f"| mean IoU, box | {100 * expected['box']:.1f} | {expected['objects']} objects |" in card.text
+        assert f"| mean IoU, box | {100 * expected['box']:.1f} % | {expected['objects']} objects |" in card.text
     result = found["scikit-image/coins", "mean IoU, box"]
     assert result.dataset_args == {**values["settings"], "image_size": 320}
     assert "scenes 2" in card.text

@@ -6,6 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+REPORT_VERSION = 2
+"""What `sam-variants evaluate` writes as "version"; its reports without one are of the version before."""
+SECTIONS = ("results", "everything", "video", "speed")
+"""The parts of such a report, of which each is there if it was measured."""
 COMMANDS = {"prompts": "evaluate", "tracking": "evaluate-tracking", "everything": "evaluate-everything"}
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -17,7 +21,16 @@ def kind_of(report: Any) -> str:
         ValueError: for anything else than such a report.
     """
     results, facts = mapping(mapping(report).get("results")), mapping(mapping(report).get("model"))
-    if results and {"parameters", "image_size"} <= facts.keys():
+    is_of_model = {"parameters", "image_size"} <= facts.keys()
+    if is_of_model and "version" in report:
+        if report["version"] != REPORT_VERSION:
+            raise ValueError(
+                f"the evaluation has version {report['version']!r}, where {REPORT_VERSION} or none is known: upgrade "
+                "sam-variants, or run `sam-variants evaluate --json` again"
+            )
+        if any(mapping(report.get(section)) for section in SECTIONS):
+            return "prompts"
+    elif results and is_of_model:
         if "j" in mapping(results.get("session")):
             return "tracking"
         if all("all" in mapping(mapping(found).get("model")) for found in results.values()):
