@@ -158,10 +158,12 @@ class PretrainedPart(PreTrainedModel):
         """Save as transformers does, with the weights' checksums in `SHA256SUMS`.
 
         Raises:
-            ValueError: for a fused model.
+            ValueError: for a fused model, and for one whose layers are wrapped by peft.
         """
         if self._is_fused:
             raise ValueError("the model is fused for inference and has no checkpoint; save it before calling fuse()")
+        if hasattr(self, "peft_config") and not getattr(self, "_hf_peft_config_loaded", False):
+            raise ValueError("the model's layers hold adapters: save_adapter writes them, merge_adapter merges them")
         given = signature(PreTrainedModel.save_pretrained).bind(self, save_directory, *args, **kwargs)
         given.apply_defaults()
         self._saved_variant = given.arguments["variant"]
