@@ -48,7 +48,13 @@ DtypeOption = Annotated[
 
 
 def load_model(source: str, image_size: int | None = None) -> tuple[SamVariantsModel, SamVariantsProcessor]:
-    """The whole model of a checkpoint, fused for inference, and its processor.
+    """The whole model of a checkpoint, fused for inference, and its processor; see `load_whole`."""
+    model, processor = load_whole(source, image_size)
+    return model.fuse(), processor
+
+
+def load_whole(source: str, image_size: int | None = None) -> tuple[SamVariantsModel, SamVariantsProcessor]:
+    """The whole model of a checkpoint, as it is trained and saved, and its processor.
 
     Args:
         source: what `load_checkpoint` takes.
@@ -64,13 +70,15 @@ def load_model(source: str, image_size: int | None = None) -> tuple[SamVariantsM
     if image_size is not None:
         config = copy.deepcopy(model.config)
         config.image_size = image_size
+        name = model.name_or_path
         model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), dtype=model.dtype)
+        model.name_or_path = name
     processor: Any = processor_for(model)
     folder = Path(source)
     is_ours = str(config_beside(folder).get("model_type", "")).startswith(OWN_MODEL_TYPE)
     if is_ours and (folder / PROCESSOR_FILE).is_file():
         processor = AutoProcessor.from_pretrained(source, image_size=model.config.image_size)
-    return model.fuse(), processor
+    return model, processor
 
 
 def pipeline_for(

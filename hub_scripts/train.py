@@ -1,253 +1,172 @@
-"""Train a composed model on synthetic scenes, or continue with one.
-
-The recipes lie in `training_recipes.py`; `sam-variants train --help` tells how to start one.
-"""
+"""`sam-variants train`: fine-tune a checkpoint on images with masks, or on clips; in several processes too."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import torch.distributed as dist
 import typer
-from torch import Tensor, nn
 
-from sam_variants.hub_scripts.synthetic_scenes import open_cache
-from sam_variants.hub_scripts.training_batches import SceneBatches, drawn_ahead
-from sam_variants.hub_scripts.training_recipes import (
-    RECIPES,
-    Phase,
-    Recipe,
-    default_config,
-    learning_rate_at,
-    parameter_groups,
-    start_skips_at_zero,
-)
-from sam_variants.hub_scripts.training_step import training_step
-from sam_variants.modeling_sam_variants import SamVariantsModel
-from sam_variants.processing.processor_for import processor_for
+from sam_variants.hub_scripts.cli import one_line
+from sam_variants.hub_scripts.evaluation_data import read_columns
+from sam_variants.hub_scripts.train_data import DataOptions
+from sam_variants.hub_scripts.train_run import Choices, train_on_clips, train_on_images
+from sam_variants.training.mask_training import RunOptions
+
+NUM_GPU_WORKERS = 4
+# Of a clip, where nothing is said.
+NUM_FRAMES = 8
 
 
-class Run:
-    """A training run: model, averaged weights, optimiser, log.
+class Log(StrEnum):
+    """Where the numbers of a run are drawn."""
 
-    Args:
-        model: the model to train, in place.
-        recipe: how.
-        caches: scene caches, easy ones first.
-        out: folder for checkpoints and log.
-        minutes: length of the run.
-        seed: of data and augmentation.
-        autocast: bfloat16 products.
-
-    Under torch.distributed every process works on its own batches and gradients are averaged.
-    """
-
-    def __init__(
-        self,
-        model: SamVariantsModel,
-        recipe: Recipe,
-        caches: list[Path],
-        out: Path,
-        minutes: float,
-        seed: int,
-        autocast: bool,
-    ) -> None:
-        self.model, self.recipe, self.caches, self.out = model, recipe, caches, out
-        self.seconds, self.seed, self.autocast = minutes * 60, seed, autocast
-        self.average = torch.optim.swa_utils.AveragedModel(
-            model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average), use_buffers=True
-        )
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=0.0, betas=(0.9, 0.98))
-        self.device = next(model.parameters()).device
-        self.step = 0
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained; a group's `rate` is its share of the recipe's learning rate."""
-        return [group | {"rate": 1.0} for group in parameter_groups(self.model, self.recipe.weight_decay)]
-
-    def _phases(self) -> Iterator[tuple[float, Phase]]:
-        """Every phase with the progress at which it ends."""
-        end = 0.0
-        for phase in self.recipe.phases:
-            end += phase.share
-            yield end, phase
-
-    def _batches(self, phase: Phase) -> Iterator[dict[str, Tensor]]:
-        paths = [self.caches[index] for index in phase.caches if index < len(self.caches)]
-        dataset = SceneBatches(
-            paths, phase.size, phase.batch_size, phase.num_objects, phase.min_area, [self.seed, self.step, self.rank]
-        )
-        return drawn_ahead(dataset)
-
-    def train(self) -> None:
-        """Run all phases, saving the averaged weights every few minutes and at the end."""
-        start = saved = time.monotonic()
-        self.model.train()
-        for end, phase in self._phases():
-            batches = self._batches(phase)
-            while (progress := self._agree((time.monotonic() - start) / self.seconds)) < end:
-                report = self._one_step(next(batches), phase, progress)
-                if self.step % 50 == 0:
-                    self._log(report, progress, phase)
-                if time.monotonic() - saved > 240:
-                    self.save()
-                    saved = time.monotonic()
-        self.save()
-
-    @staticmethod
-    def _agree(progress: float) -> float:
-        """The first process' clock, so that all change phases in the same step."""
-        if not dist.is_initialized():
-            return progress
-        shared = torch.tensor(progress, dtype=torch.float64)
-        dist.broadcast(shared, 0)
-        return float(shared)
-
-    def _average_gradients(self) -> None:
-        """Mean of all processes' gradients, in one exchange."""
-        gradients = []
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                # What a step of this process had no use for may have a gradient in another one.
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                gradients.append(parameter.grad)
-        flat = nn.utils.parameters_to_vector(gradients)
-        dist.all_reduce(flat)
-        nn.utils.vector_to_parameters(flat / dist.get_world_size(), gradients)
-
-    def _one_step(self, batch: dict[str, Tensor], phase: Phase, progress: float) -> dict[str, float]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate_at(progress, self.step, self.recipe)
-        batch = {key: value.to(self.device) for key, value in batch.items()}
-        loss, report = self._loss(batch, phase)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if dist.is_initialized():
-            self._average_gradients()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        if self.step > self.recipe.warmup:
-            self.average.update_parameters(self.model)
-        return report | {"loss": loss.item()}
-
-    def _loss(self, batch: dict[str, Tensor], phase: Phase) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch and what the log says of it."""
-        return training_step(self.model, batch, phase.rounds, self.recipe.loss, self.autocast)
-
-    def _log(self, report: dict[str, float], progress: float, phase: Phase) -> None:
-        if self.rank:
-            return
-        line = {"step": self.step, "progress": round(progress, 4), "size": phase.size}
-        line |= {key: round(value, 4) for key, value in report.items()}
-        with (self.out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        typer.echo(json.dumps(line))
-
-    def save(self) -> None:
-        """Write the averaged weights as a checkpoint that `from_pretrained` loads."""
-        if self.rank:
-            return
-        averaged: Any = self.average.module if self.step > self.recipe.warmup else self.model
-        averaged.save_pretrained(self.out)
-        processor_for(averaged).save_pretrained(self.out)
-        (self.out / "training.json").write_text(
-            json.dumps({"steps": self.step, "seconds": self.seconds, "recipe": asdict(self.recipe)}, indent=2)
-        )
+    none = "none"
+    tensorboard = "tensorboard"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the command was asked for; the fields are its options."""
+class Parts(StrEnum):
+    """What of a model that tracks is trained."""
 
-    out: Path
-    caches: list[Path]
-    recipe: str
-    start: Path | None
-    minutes: float
-    seed: int
-    bf16: bool
-    device: str
+    memory = "memory"
+    decoder = "decoder"
+    all = "all"
 
 
 def train(
-    out: Annotated[Path, typer.Option(help="folder for the checkpoint and the log")],
-    cache: Annotated[list[Path], typer.Option(help="scene cache; repeat for several, easy ones first")],
-    recipe: Annotated[str, typer.Option(help=f"one of {', '.join(RECIPES)}")] = "default",
-    start: Annotated[Path | None, typer.Option("--from", help="checkpoint folder to continue from")] = None,
-    minutes: Annotated[float, typer.Option(help="length of the run")] = 90.0,
-    seed: int = 0,
-    processes: Annotated[int, typer.Option(help="processes that share each step; one thread each")] = 1,
-    bf16: Annotated[bool, typer.Option(help="bfloat16 products")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps", show_default="a GPU where there is one")] = None,
+    data: Annotated[str, typer.Argument(help="images with masks: a folder, a COCO file, or a dataset on the Hub")],
+    out: Annotated[Path | None, typer.Option(help="new folder for the checkpoint; needed but for --dry-run")] = None,
+    model: Annotated[str | None, typer.Option(help="checkpoint to begin with; none: the embedded one")] = None,
+    split: Annotated[str | None, typer.Option(help="of DATA, where there are several")] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(help="data to measure on; none: DATA, if --eval-split is given")
+    ] = None,
+    eval_split: Annotated[str | None, typer.Option(help="split to measure on")] = None,
+    eval_share: Annotated[
+        float, typer.Option(min=0, max=1, help="share of DATA's rows that is held back for it")
+    ] = 0.0,
+    columns: Annotated[str | None, typer.Option(help="of DATA, if not found: image=NAME,masks=NAME,kind=…")] = None,
+    streaming: Annotated[bool, typer.Option("--streaming", help="read rows one after another; needs --steps")] = False,
+    max_objects: Annotated[int | None, typer.Option(min=1, help="most objects read of an image; none: all")] = None,
+    epochs: Annotated[float, typer.Option(help="passes over the data")] = 10.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="length of the run in place of --epochs")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="images at once, of each process; none: 2")] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="batches that make one step")] = 1,
+    objects: Annotated[int | None, typer.Option(min=1, help="asked for in an image; none: 8, in a clip 3")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="a first prompt, then corrective clicks")] = 3,
+    min_area: Annotated[float, typer.Option(min=0, max=1, help="smallest object, as a share of the image")] = 0.0,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="none: 1e-4; for the decoder alone 2e-4, for adapters 5e-4, for clips 5e-5")
+    ] = None,
+    layer_decay: Annotated[float, typer.Option(help="of the learning rate, per block down the encoder")] = 1.0,
+    weight_decay: Annotated[float, typer.Option(min=0, help="of matrices")] = 0.01,
+    freeze_encoder: Annotated[bool, typer.Option("--freeze-encoder", help="train what follows the encoder")] = False,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(help="with --freeze-encoder --no-augment: run the encoder once, keep the results here"),
+    ] = None,
+    embedding_dtype: Annotated[
+        str | None, typer.Option(help="of these: bfloat16, float32; none: float16, half the size of float32")
+    ] = None,
+    lora: Annotated[int | None, typer.Option(metavar="RANK", min=1, help="train adapters and the decoder")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="write the adapters into the weights at the end")] = False,
+    augment: Annotated[bool, typer.Option(help="mirror, crop and recolour images")] = True,
+    train_batch_norm: Annotated[
+        bool, typer.Option("--train-batch-norm", help="take statistics from the batches, for untrained models")
+    ] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="compute in bfloat16 where that is safe")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="less memory for a third more time")
+    ] = False,
+    image_size: Annotated[int | None, typer.Option(help="side of the model's input; none: its own")] = None,
+    eval_every: Annotated[int | None, typer.Option(min=1, help="steps between evaluations; none: an epoch")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="stop after so many evaluations that are no better")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="go on with a run: auto, or its folder checkpoint-N")] = None,
+    log: Annotated[Log, typer.Option(help="tensorboard draws OUT/runs")] = Log.none,
+    seed: Annotated[int, typer.Option(min=0, help="of everything that is drawn")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="processes that read images; none: 0, with a GPU 4")
+    ] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="leave the GPU alone")] = False,
+    video: Annotated[bool, typer.Option("--video", help="DATA is clips: train tracking")] = False,
+    parts: Annotated[Parts | None, typer.Option(help="with --video: what is trained; none: decoder")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="with --video: frames of a clip that are learnt from; none: 8")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="tell what was found, and what would be done")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Train the embedded model on cached synthetic scenes, or continue with a checkpoint.
+    """Fine-tune a checkpoint on a dataset of images and masks, or of clips with --video.
 
-    The caches come from python -m sam_variants.hub_scripts.synthetic_scenes --cache FOLDER.
+    \b
+    sam-variants train photos --out trained --eval-share 0.2
+    sam-variants train photos --out trained --lora 8 --merge
+    sam-variants train DAVIS --video --split train --eval-split val --out trained
+
+    In several processes, one for each GPU, or on processors with --cpu:
+
+    \b
+    torchrun --nproc-per-node 2 --no-python sam-variants train photos --out trained
+    accelerate launch -m sam_variants.hub_scripts.train photos --out trained
     """
-    if recipe not in RECIPES:
-        raise typer.BadParameter(f"--recipe {recipe}: choose one of {', '.join(RECIPES)}")
-    if minutes <= 0:
-        raise typer.BadParameter(f"--minutes {minutes}: more than 0")
-    for path in cache:
-        open_cache(path)
-    if device is None:
-        device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-    if processes < 1 or (processes > 1 and device != "cpu"):
-        raise typer.BadParameter(f"--processes {processes}: 1 on {device}, 1 or more on a CPU")
-    out.mkdir(parents=True, exist_ok=True)
-    settings = Settings(out, cache, recipe, start, minutes, seed, bf16, device)
-    run_processes(train_process, processes, settings)
-
-
-def run_processes(work: Callable[[int, Any], None], processes: int, settings: Any) -> None:
-    """Call `work(rank, settings)` here, or in several processes that exchange their gradients."""
-    if processes == 1:
-        work(0, settings)
-        return
-    with tempfile.TemporaryDirectory() as meeting_place:
-        arguments = (processes, f"file://{meeting_place}/store", work, settings)
-        torch.multiprocessing.spawn(join_and_work, arguments, processes)
-
-
-def join_and_work(
-    rank: int, processes: int, meeting_place: str, work: Callable[[int, Any], None], settings: Any
-) -> None:
-    """One of several processes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting_place, rank=rank, world_size=processes)
-    work(rank, settings)
-    dist.destroy_process_group()
-
-
-def train_process(rank: int, settings: Settings) -> None:
-    """A whole run; all processes begin with the same weights and go on with their own data."""
-    torch.manual_seed(settings.seed)
-    if settings.start is None:
-        model = SamVariantsModel(default_config())
-        start_skips_at_zero(model)
-    else:
-        model = SamVariantsModel.from_pretrained(settings.start)
-    torch.manual_seed(settings.seed + rank)
-    run = Run(
-        model.to(settings.device),  # type: ignore[arg-type]
-        RECIPES[settings.recipe],
-        settings.caches,
-        settings.out,
-        settings.minutes,
-        settings.seed,
-        settings.bf16,
+    if out is None and not dry_run:
+        raise typer.BadParameter("--out is missing: name a new folder for the checkpoint")
+    if not video and (parts or frames):
+        raise typer.BadParameter("--parts and --frames are for clips: add --video, or leave them out")
+    if embedding_dtype and not embeddings:
+        raise typer.BadParameter("--embedding-dtype is that of cached embeddings: add --embeddings, or leave it out")
+    has_gpu = torch.accelerator.is_available() and not cpu
+    arguments: dict[str, Any] = {
+        "output_dir": str(out),
+        "rounds": rounds,
+        "min_area": min_area,
+        "augment": augment,
+        "layer_decay": layer_decay,
+        "frozen_encoder": freeze_encoder,
+        "trains_batch_norm": train_batch_norm,
+        "patience": patience,
+        "lora_rank": lora,
+        "weight_decay": weight_decay,
+        "gradient_accumulation_steps": accumulate,
+        "bf16": bf16,
+        "activation_checkpointing": gradient_checkpointing,
+        "report_to": log.value,
+        "seed": seed,
+        "dataloader_num_workers": (NUM_GPU_WORKERS if has_gpu else 0) if workers is None else workers,
+        "use_cpu": not has_gpu,
+        "disable_tqdm": json_output,
+    }
+    given = {
+        "learning_rate": learning_rate,
+        "objects_per_image": objects,
+        "per_device_train_batch_size": batch_size,
+    }
+    arguments |= {name: value for name, value in given.items() if value is not None}
+    where = DataOptions(
+        data, split, eval_data, eval_split, eval_share, read_columns(columns), streaming, max_objects, seed
     )
-    run.train()
+    choices = Choices(where, model, image_size, arguments, epochs, steps, eval_every, dry_run, json_output)
+    options = RunOptions(resume, embeddings, embedding_dtype or RunOptions.embedding_dtype, merge)
+    if video:
+        train_on_clips(choices, options, (parts or Parts.decoder).value, frames or NUM_FRAMES)
+    else:
+        train_on_images(choices, options)
+
+
+def main() -> None:
+    """The command by itself, as the launchers of several processes start it; errors in one line."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(train)
+    try:
+        app(standalone_mode=False)
+    except Exception as error:
+        typer.echo(one_line(error), err=True)
+        raise SystemExit(getattr(error, "exit_code", 1)) from error
 
 
 if __name__ == "__main__":
-    typer.run(train)
+    main()

@@ -20,15 +20,16 @@ from transformers import AutoModel
 from sam_variants.configuration.configuration_sam_variants import SamVariantsConfig
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.prompt_simulation import jittered_box, sample_click
 from sam_variants.hub_scripts.synthetic_clips import clip_stream
-from sam_variants.hub_scripts.tracking_step import tracking_step
-from sam_variants.hub_scripts.train import Run, run_processes
+from sam_variants.hub_scripts.train_embedded import Run, run_processes
 from sam_variants.hub_scripts.training_batches import CELL, drawn_ahead
-from sam_variants.hub_scripts.training_recipes import Phase, Recipe, parameter_groups
+from sam_variants.hub_scripts.training_recipes import Phase, Recipe
 from sam_variants.losses import LossWeights
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
+from sam_variants.training.clip_loss import tracking_step
+from sam_variants.training.parameter_groups import parameter_groups
+from sam_variants.training.prompt_simulation import jittered_box, sample_click
 
 # What stays as the image model has it; the decoder learns more slowly than the memory, which begins from nothing.
 FROZEN = ("image_encoder.", "prompt_encoder.", "mask_decoder.conv_s", "no_mem_embed")
@@ -123,12 +124,13 @@ class TrackingRun(Run):
     def _parameter_groups(self) -> list[dict[str, Any]]:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not name.startswith(FROZEN))
-        memory = [part for name, part in self.model.named_children() if name not in ("image_encoder", "mask_decoder")]
+        is_decoder = {id(parameter) for parameter in self.model.mask_decoder.parameters()}
         groups = []
-        for part, rate in ((self.model.mask_decoder, DECODER_RATE), (torch.nn.ModuleList(memory), 1.0)):
-            groups += [group | {"rate": rate} for group in parameter_groups(part, self.recipe.weight_decay)]
-        loose = [parameter for _, parameter in self.model.named_parameters(recurse=False)]
-        return [*groups, {"params": loose, "weight_decay": 0.0, "rate": 1.0}]
+        for group in parameter_groups(self.model, 1.0, self.recipe.weight_decay):
+            for rate, chosen in ((DECODER_RATE, True), (1.0, False)):
+                params = [part for part in group["params"] if (id(part) in is_decoder) == chosen]
+                groups.append({**group, "params": params, "rate": rate})
+        return groups
 
     def _batches(self, phase: Phase) -> Iterator[dict[str, Tensor]]:
         dataset = ClipBatches(phase, [self.seed, self.step, self.rank])

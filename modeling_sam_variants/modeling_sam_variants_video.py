@@ -17,6 +17,7 @@ from sam_variants.memory.memory_attention import MemoryAttention
 from sam_variants.memory.memory_bank import MemoryRules, Selection
 from sam_variants.memory.memory_encoder import MemoryEncoder
 from sam_variants.modeling_sam_variants import SamVariantsModel
+from sam_variants.outputs import ImageEncoderOutput
 from sam_variants.transformers_video import VideoModelNames
 from sam_variants.video_session import VideoSession
 
@@ -102,7 +103,11 @@ class SamVariantsVideoModel(VideoModelNames, SamVariantsModel):
 
     def encode_frame(self, pixel_values: Tensor) -> FrameFeatures:
         """Run the image encoder on one frame, 1×3×H×W."""
-        return FrameFeatures(*self._decoder_maps(self.image_encoder(pixel_values)))
+        return self.frame_features(self.image_encoder(pixel_values))
+
+    def frame_features(self, encoded: ImageEncoderOutput) -> FrameFeatures:
+        """What the decoder and the memory need of an encoded frame."""
+        return FrameFeatures(*self._decoder_maps(encoded))
 
     def without_memory(self, features: FrameFeatures) -> Tensor:
         """The embedding of a frame that looks at no memory, 1×C×h×w."""

@@ -11,10 +11,10 @@ from tiny import save_tiny, tiny_model
 from transformers import AutoModel
 
 from sam_variants.hub_scripts import train_tracking
-from sam_variants.hub_scripts.tracking_step import ClipLoss, tracking_step
 from sam_variants.hub_scripts.train_tracking import FROZEN, ClipBatches, TrackingRun, with_memory
 from sam_variants.hub_scripts.training_recipes import Phase, Recipe
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
+from sam_variants.training.clip_loss import clip_losses, tracking_step
 
 PHASE = Phase(1.0, size=64, batch_size=2, num_objects=2, rounds=3, min_area=0.004)
 RECIPE = Recipe(phases=(PHASE,), warmup=1)
@@ -70,14 +70,14 @@ def test_gradients_reach_everything_that_is_trained(
 
 
 def test_a_perfect_answer_costs_less(batch: dict[str, torch.Tensor]) -> None:
-    clip = ClipLoss(video_model(), *(batch[name][0] for name in ("frames", "targets", "clicks", "boxes")), RECIPE.loss)
+    clip = clip_losses(video_model(), batch, RECIPE.loss)[0]
     target = clip.targets[0]
-    features = clip._encode()[0]
-    points, labels = clip.clicks[:, None], torch.ones(2, 1, dtype=torch.long)
+    features = clip.encode()[0]
+    points, labels = clip.prompts.clicks[:, None], torch.ones(2, 1, dtype=torch.long)
     decoded = clip.model.decode_candidates(features, features.embedding, points, labels, is_first=True)
     right = torch.where(target[:, None] > 0.5, 9.0, -9.0).expand_as(decoded.masks)
-    clip._learn(decoded, 0)
-    clip._learn(decoded._replace(masks=right, object_score_logits=torch.full_like(decoded.object_score_logits, 9.0)), 0)
+    clip.learn(decoded, 0)
+    clip.learn(decoded._replace(masks=right, object_score_logits=torch.full_like(decoded.object_score_logits, 9.0)), 0)
     assert clip.losses[1] < 0.5 * clip.losses[0]
 
 

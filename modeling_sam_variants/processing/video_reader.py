@@ -185,10 +185,11 @@ def _images_in(folder: Path) -> list[Path]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
     if not files:
         raise ValueError(f"folder {str(folder)!r} has no images: {', '.join(sorted(IMAGE_SUFFIXES))} files are frames")
-    return sorted(files, key=_natural_order)
+    return sorted(files, key=natural_order)
 
 
-def _natural_order(file: Path) -> tuple[list[str | int], str]:
+def natural_order(file: Path) -> tuple[list[str | int], str]:
+    """Sorts frame2 before frame10."""
     parts = re.split(r"(\d+)", file.stem.lower())
     return [int(part) if position % 2 else part for position, part in enumerate(parts)], file.name
 

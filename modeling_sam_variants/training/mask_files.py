@@ -111,7 +111,7 @@ def coco_dataset(path: Path, images: Path | None = None) -> tuple[Dataset, list[
         and all files that it points to.
 
     Raises:
-        ValueError: no COCO dataset, annotations of images it doesn't list, or images that aren't there.
+        ValueError: no COCO dataset, annotations of images it doesn't list, images that aren't there or come twice.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -120,11 +120,12 @@ def coco_dataset(path: Path, images: Path | None = None) -> tuple[Dataset, list[
     entries = content.get("images")
     if not entries or not isinstance(content.get("annotations"), list):
         raise ValueError(f'{path} has no "images" and "annotations" with something in them: {sorted(content)}')
+    sizes = _sizes_by_id(path, entries)
     objects: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         kept = {key: annotation[key] for key in (*SEGMENTATION_KEYS, *CROWD_KEYS) if key in annotation}
-        objects[annotation.get("image_id")].append(kept)
-    unknown = sorted(map(str, set(objects) - {entry["id"] for entry in entries}))
+        objects[annotation.get("image_id")].append(kept | sizes.get(annotation.get("image_id"), {}))
+    unknown = sorted(map(str, set(objects) - set(sizes)))
     if unknown:
         raise ValueError(f"{path} has annotations of images that it doesn't list: image_id {_some(unknown)}")
     names = [entry["file_name"] for entry in entries]
@@ -140,6 +141,19 @@ def coco_dataset(path: Path, images: Path | None = None) -> tuple[Dataset, list[
     }
     features = Features({"image": ImageFeature(), "objects": Value("large_string"), "file_name": Value("string")})
     return Dataset.from_dict(columns, features=features), [path, *files]
+
+
+def _sizes_by_id(path: Path, entries: list[Any]) -> dict[Any, dict[str, list[int]]]:
+    """For each image's id what its annotations are told of its size: nothing where the file doesn't know it."""
+    sizes: dict[Any, dict[str, list[int]]] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not {"id", "file_name"} <= set(entry):
+            raise ValueError(f'{path} has an image without "id" and "file_name": {entry!r:.80}')
+        if entry["id"] in sizes:
+            raise ValueError(f"{path} has two images with the id {entry['id']!r}: annotations would belong to both")
+        sides = [entry.get("height"), entry.get("width")]
+        sizes[entry["id"]] = {SIZE_KEY: sides} if all(isinstance(side, int) and side > 0 for side in sides) else {}
+    return sizes
 
 
 def _image_root(path: Path, first: str, images: Path | None) -> Path:

@@ -109,7 +109,7 @@ def open_hub(source: str, split: str | None, streaming: bool, config: str | None
             if split is None:
                 raise ValueError(f'{source} has several splits: {names}. Say which: split="{names[0]}"')
         return load_dataset(source, config, split=split, streaming=streaming)
-    except (FileNotFoundError, HFValidationError) as error:
+    except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
             f"{source!r} is neither a folder or file here nor a dataset on the Hub that can be read: {error}"
         ) from error
