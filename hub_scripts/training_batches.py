@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from sam_variants.hub_scripts.prompt_simulation import jittered_box, sample_click
 from sam_variants.hub_scripts.synthetic_scenes import Scene, SceneCache, open_cache
+from sam_variants.training.prompt_simulation import jittered_box, sample_click
 
 CELL = 4  # the decoder predicts one logit for 4×4 pixels of the input
+NUM_LEVELS = 3  # whole, part, subpart: what the decoder's three outputs for an ambiguous prompt mean
+NO_OBJECT = -1
+BOX_SHARE = 0.35
+MASK_PROMPT_SHARE = 0.67
 
 
 class SceneBatches(IterableDataset):
@@ -25,18 +29,27 @@ class SceneBatches(IterableDataset):
         size: side of the model's input in pixels.
         batch_size: images per batch.
         num_objects: prompted objects per image; scenes with fewer repeat some with other prompts.
+        rounds: predictions per object, for which there are random numbers.
         min_area: objects below this share of the image are not asked for.
         seed: start of the random numbers, as several numbers; every worker adds its own.
     """
 
     def __init__(
-        self, caches: list[Path], size: int, batch_size: int, num_objects: int, min_area: float, seed: Sequence[int]
+        self,
+        caches: list[Path],
+        size: int,
+        batch_size: int,
+        num_objects: int,
+        rounds: int,
+        min_area: float,
+        seed: Sequence[int],
     ) -> None:
         super().__init__()
         self.paths = caches
         self.size = size
         self.batch_size = batch_size
         self.num_objects = num_objects
+        self.rounds = rounds
         self.min_area = min_area
         self.seed = seed
 
@@ -64,7 +77,46 @@ class SceneBatches(IterableDataset):
         chosen = coverages[order]
         clicks = np.array([sample_click(coverage, rng, CELL) for coverage in chosen], np.float32)
         boxes = np.stack([jittered_box(coverage, rng, CELL) for coverage in chosen])
-        return {"image": image, "targets": chosen, "clicks": clicks, "boxes": boxes}
+        nested = np.array(
+            [
+                nested_objects(leaves, objects, coverages, int(asked), click)
+                for asked, click in zip(order, clicks, strict=True)
+            ]
+        )
+        return {
+            "image": image,
+            "targets": chosen,
+            "levels": coverages[nested],
+            "has_level": nested != NO_OBJECT,
+            "is_object": np.ones(self.num_objects, bool),
+            "points": clicks,
+            "boxes": boxes,
+            "use_box": rng.uniform(size=self.num_objects) < BOX_SHARE,
+            "draws": rng.uniform(size=(self.num_objects, self.rounds - 1, 3)).astype(np.float32),
+            "use_mask": rng.uniform(size=(self.num_objects, self.rounds - 1)) < MASK_PROMPT_SHARE,
+        }
+
+
+def nested_objects(
+    leaves: np.ndarray, objects: tuple[tuple[int, ...], ...], coverages: np.ndarray, asked: int, click: np.ndarray
+) -> list[int]:
+    """What a click can mean: the indices of whole, part and subpart under it, `NO_OBJECT` for what is missing.
+
+    Where more than three objects lie one in the other, the one that is asked for is among the three.
+
+    Args:
+        leaves: H×W leaf ids.
+        objects: the leaf ids of every object.
+        coverages: N×h×w, of every object.
+        asked: index of the object that the click is for.
+        click: x and y in pixels.
+    """
+    leaf = leaves[int(click[1] + 0.5), int(click[0] + 0.5)]
+    under = {index for index, leaf_ids in enumerate(objects) if leaf in leaf_ids} | {asked}
+    inwards = sorted(under, key=lambda index: (-coverages[index].sum(), index))
+    while len(inwards) > NUM_LEVELS:
+        inwards.remove(next(index for index in inwards[1:] if index != asked))
+    return inwards + [NO_OBJECT] * (NUM_LEVELS - len(inwards))
 
 
 def augment(

@@ -11,8 +11,6 @@ from sam_variants.configuration.configuration_sam_variants import SamVariantsCon
 from sam_variants.losses import LossWeights
 from sam_variants.modeling_sam_variants import SamVariantsModel
 
-NOT_DECAYED = ("attention_biases", "pos_embed", "point_embed", "mask_embed", "iou_token", "mask_tokens")
-
 
 @dataclass(frozen=True)
 class Phase:
@@ -78,6 +76,16 @@ RECIPES = {
         warmup=100,
         loss=LossWeights(focal=0.0, cross_entropy=1.0, balance=0.1, dice=1.0, iou=4.0),
     ),
+    # what the embedded model is made with from the first edition's weights, at the size that it works at
+    "second": Recipe(
+        phases=(
+            Phase(0.45, size=256, batch_size=6, num_objects=10, rounds=2, min_area=0.002, caches=(0, 0, 1)),
+            Phase(0.55, size=384, batch_size=3, num_objects=10, rounds=3, min_area=0.0015, caches=(0,)),
+        ),
+        learning_rate=8e-4,
+        warmup=200,
+        loss=LossWeights(focal=0.0, cross_entropy=1.0, balance=0.15, dice=1.0, iou=2.0),
+    ),
 }
 
 
@@ -115,16 +123,6 @@ def start_skips_at_zero(model: SamVariantsModel) -> None:
     for convolution in (model.mask_decoder.conv_s0, model.mask_decoder.conv_s1):
         for parameter in convolution.parameters():
             nn.init.zeros_(parameter)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices decay; vectors, embeddings and attention biases don't."""
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        plain = parameter.ndim < 2 or any(part in name for part in NOT_DECAYED)
-        (others if plain else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def learning_rate_at(progress: float, step: int, recipe: Recipe) -> float:

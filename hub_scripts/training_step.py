@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from sam_variants.hub_scripts.prompt_simulation import sample_corrections
 from sam_variants.hub_scripts.training_batches import CELL
 from sam_variants.losses import LossWeights, mask_iou, segmentation_loss
 from sam_variants.modeling_sam_variants import SamVariantsModel
+from sam_variants.training.prompted_loss import FIRST_ROUND, LATER_ROUNDS, ask, corrected, first_prompts
 
+HEDGE = 0.4
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-
-
-def first_prompts(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Points, labels and boxes of the first round: a click for two objects in three, a box for the rest."""
-    clicks, boxes = batch["clicks"], batch["boxes"]
-    with_box = torch.rand(clicks.shape[:2], device=clicks.device) < 0.35
-    labels = torch.ones(clicks.shape[:2], dtype=torch.long, device=clicks.device).masked_fill(with_box, -10)
-    return clicks[:, :, None], labels[:, :, None], torch.where(with_box[..., None], boxes, -10.0)
-
-
-def predict_all(model: SamVariantsModel, embeddings: Tensor | list[Tensor], prompts: tuple) -> tuple[Tensor, Tensor]:
-    """All masks B×P×4×h×w, the single one first, and their predicted IoU."""
-    points, labels, boxes, masks = prompts
-    *skips, embedding = [embeddings] if isinstance(embeddings, Tensor) else embeddings
-    size = (embedding.shape[2], embedding.shape[3])
-    encoded = model.prompt_encoder.encode_objects(
-        points.flatten(0, 1), labels.flatten(0, 1), boxes.flatten(0, 1), masks, embedding
-    )
-    dense = encoded.dense.expand(points.shape[0] * points.shape[1], -1, -1, -1)
-    image_pe = model.prompt_encoder.get_dense_pe(size)
-    decoded = model.mask_decoder.predict_masks(
-        embedding, image_pe, encoded.sparse, dense, skips or None, encoded.token_mask
-    )
-    logits, iou = (x.unflatten(0, points.shape[:2]).float() for x in (decoded.masks, decoded.iou_scores))
-    return logits, iou
 
 
 @torch.no_grad()
@@ -51,20 +29,28 @@ def quality_report(logits: Tensor, iou: Tensor, targets: Tensor, with_box: Tenso
     return report
 
 
-@torch.no_grad()
-def corrected_prompts(
-    logits: Tensor, iou: Tensor, targets: Tensor, points: Tensor, labels: Tensor, turn: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The next round's points and labels with one correction more, and the previous masks for two objects in three."""
-    best = iou.argmax(dim=-1) if turn == 0 else torch.zeros_like(iou[..., 0], dtype=torch.long)
-    index = best[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
-    previous = logits.gather(2, index).flatten(0, 2)
-    where, what = sample_corrections(previous, targets.flatten(0, 1), CELL)
-    points = torch.cat([points, where.view(*points.shape[:2], 1, 2)], dim=2)
-    labels = torch.cat([labels, what.view(*labels.shape[:2], 1)], dim=2)
-    keep = torch.rand(len(previous), device=previous.device) > 0.33
-    masks = torch.where(keep[:, None, None], previous.clamp(-32, 32), float("nan"))
-    return points, labels, masks[:, None]
+def levels_loss(
+    logits: Tensor, iou: Tensor, batch: dict[str, Tensor], with_box: Tensor, weights: LossWeights
+) -> Tensor:
+    """Loss of the answer to a first prompt, whose three masks mean whole, part and subpart.
+
+    Every mask learns its own level of what lies under a click, where there is one. So that they also hedge where it is
+    unclear what is an object, the best of them learns what was asked for. A box leaves no choice: all three learn what
+    it is around. The scores learn how well each mask fits what was asked for: the best is the likeliest meaning.
+
+    Args:
+        logits, iou: B×P×3×h×w and B×P×3.
+        batch: of `SceneBatches`.
+        with_box: B×P bool.
+        weights: of the loss.
+    """
+    targets = batch["targets"]
+    is_taught = batch["has_level"] | with_box[..., None]
+    taught = torch.where(with_box[..., None, None, None], targets[:, :, None], batch["levels"])
+    flat_logits, flat_iou = (x.flatten(0, 2)[None, :, None] for x in (logits, iou))
+    masks_only = replace(weights, iou=0.0)
+    levels = segmentation_loss(flat_logits, flat_iou, taught.flatten(0, 2)[None], is_taught.flatten()[None], masks_only)
+    return levels + HEDGE * segmentation_loss(logits, iou, targets, weights=replace(weights, iou=weights.iou / HEDGE))
 
 
 def training_step(
@@ -74,20 +60,25 @@ def training_step(
     device = batch["image"].device
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     pixel_values = (batch["image"].permute(0, 3, 1, 2).float() - mean) / std
-    targets = batch["targets"]
-    points, labels, boxes = first_prompts(batch)
-    masks = None
+    targets, with_box = batch["targets"], batch["use_box"]
     total: Tensor = torch.zeros((), device=device)
     report: dict[str, float] = {}
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        embeddings = model.get_image_embeddings(pixel_values)
+        encoded = model.get_image_embeddings(pixel_values)
+    embeddings = [encoded] if isinstance(encoded, Tensor) else encoded
+    prompts = first_prompts(batch)
     for turn in range(rounds):
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            logits, iou = predict_all(model, embeddings, (points, labels, boxes, masks))
-        several = segmentation_loss(logits[:, :, 1:], iou[:, :, 1:], targets, weights=weights)
+            answer = ask(model, embeddings, prompts, batch["is_object"])
+        logits, iou = answer.logits, answer.iou
+        if turn == 0:
+            several = levels_loss(logits[:, :, 1:], iou[:, :, 1:], batch, with_box, weights)
+        else:
+            several = segmentation_loss(logits[:, :, 1:], iou[:, :, 1:], targets, weights=weights)
         single = segmentation_loss(logits[:, :, :1], iou[:, :, :1], targets, weights=weights)
-        total = total + (several + 0.5 * single if turn == 0 else 0.5 * several + single)
-        report |= quality_report(logits, iou, targets, boxes[..., 0] >= 0, turn)
+        several_share, single_share = FIRST_ROUND if turn == 0 else LATER_ROUNDS
+        total = total + several_share * several + single_share * single
+        report |= quality_report(logits, iou, targets, with_box, turn)
         if turn + 1 < rounds:
-            points, labels, masks = corrected_prompts(logits, iou, targets, points, labels, turn)
+            prompts = corrected(prompts, answer, batch, turn, CELL)
     return total / rounds, report

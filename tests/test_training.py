@@ -19,18 +19,27 @@ from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 from transformers import AutoModel, AutoProcessor
 
-from sam_variants.hub_scripts.prompt_simulation import (
+from sam_variants.hub_scripts.synthetic_scenes import make_scene, write_cache
+from sam_variants.hub_scripts.train_embedded import Run, train_embedded
+from sam_variants.hub_scripts.training_batches import (
+    CELL,
+    SceneBatches,
+    augment,
+    drawn_ahead,
+    nested_objects,
+    object_coverages,
+)
+from sam_variants.hub_scripts.training_recipes import RECIPES, Phase, learning_rate_at, start_skips_at_zero
+from sam_variants.hub_scripts.training_step import levels_loss
+from sam_variants.losses import LossWeights
+from sam_variants.modeling_sam_variants import SamVariantsModel
+from sam_variants.training.prompt_simulation import (
     central_click,
     correction_click,
     jittered_box,
     sample_click,
     sample_corrections,
 )
-from sam_variants.hub_scripts.synthetic_scenes import make_scene, write_cache
-from sam_variants.hub_scripts.train import Run, train
-from sam_variants.hub_scripts.training_batches import CELL, SceneBatches, augment, drawn_ahead, object_coverages
-from sam_variants.hub_scripts.training_recipes import RECIPES, Phase, learning_rate_at, start_skips_at_zero
-from sam_variants.modeling_sam_variants import SamVariantsModel
 from tests.tiny import tiny_config
 
 
@@ -105,15 +114,52 @@ def test_augmentation_turns_image_and_leaves_together() -> None:
 
 
 def test_batches(cache: Path) -> None:
-    batches = iter(SceneBatches([cache], 64, 3, 5, 0.01, [0, 1]))
+    batches = iter(SceneBatches([cache], 64, 3, 5, 2, 0.01, [0, 1]))
     batch = next(batches)
     assert batch["image"].shape == (3, 64, 64, 3)
     assert batch["targets"].shape == (3, 5, 16, 16)
-    assert batch["clicks"].shape == (3, 5, 2)
+    assert batch["points"].shape == (3, 5, 2)
     assert batch["boxes"].shape == (3, 5, 4)
-    again = next(iter(SceneBatches([cache], 64, 3, 5, 0.01, [0, 1])))
+    again = next(iter(SceneBatches([cache], 64, 3, 5, 2, 0.01, [0, 1])))
     assert all(torch.equal(batch[key], again[key]) for key in batch)
     assert not torch.equal(batch["image"], next(batches)["image"])
+
+
+def test_what_a_click_can_mean() -> None:
+    leaves = np.zeros((8, 8), np.uint8)
+    leaves[:, :6], leaves[2:6, 2:6], leaves[3:5, 3:5], leaves[3, 3] = 1, 2, 3, 4
+    objects = ((1, 2, 3, 4), (2, 3, 4), (3, 4), (4,))
+    coverages = object_coverages(leaves, objects, CELL)
+    meant = [
+        nested_objects(leaves, objects, coverages, asked, np.array(click))
+        for asked, click in ((0, (0, 0)), (1, (2, 2)), (2, (4, 4)), (3, (3, 3)), (0, (3, 3)))
+    ]
+    assert meant == [[0, -1, -1], [0, 1, -1], [0, 1, 2], [0, 2, 3], [0, 2, 3]]
+    # A click that its cell put beside the object is still meant for it.
+    assert nested_objects(leaves, objects, coverages, 3, np.array((7, 7))) == [3, -1, -1]
+
+
+def test_the_three_outputs_learn_whole_part_and_subpart() -> None:
+    levels = torch.zeros(1, 2, 3, 8, 8)
+    levels[:, :, 0], levels[:, 0, 1, :4], levels[:, 0, 2, :2] = 1, 1, 1
+    batch = {
+        "levels": levels,
+        "has_level": torch.tensor([[[True, True, True], [True, False, False]]]),
+        "targets": levels[:, :, 0],
+    }
+    with_box = torch.zeros(1, 2, dtype=torch.bool)
+    weights = LossWeights(focal=0.0, cross_entropy=1.0, iou=0.0)
+    right = (20 * levels - 10).requires_grad_()
+    scores = torch.ones(1, 2, 3)
+    assert levels_loss(right, scores, batch, with_box, weights) < 0.01
+    # What has no part asks nothing of the outputs for parts, except from the best one, which is the first here.
+    levels_loss(right, scores, batch, with_box, weights).backward()
+    assert right.grad is not None
+    assert right.grad[0, 1, 1:].abs().max() == 0
+    swapped = right.detach().flip(2)
+    assert levels_loss(swapped, scores, batch, with_box, weights) > 1
+    boxed = levels_loss(right.detach(), scores, batch, ~with_box, weights)
+    assert boxed > 1, "with a box all three are what it is around"
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
@@ -150,7 +196,7 @@ def test_a_run_improves_saves_and_continues(cache: Path, tmp_path: Path) -> None
 def test_the_command_trains(processes: int, cache: Path, tmp_path: Path) -> None:
     tiny = SamVariantsModel(tiny_config("tiny_vit_with_skips", image_size=128))
     tiny.save_pretrained(tmp_path / "start")
-    train(
+    train_embedded(
         out=tmp_path / "run",
         cache=[cache],
         start=tmp_path / "start",
@@ -168,9 +214,9 @@ def test_the_command_trains(processes: int, cache: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("wrong", [{"recipe": "secret"}, {"processes": 0}, {"minutes": 0.0}])
 def test_the_command_refuses(wrong: dict[str, object], cache: Path, tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match=str(next(iter(wrong.values())))):
-        train(**{"out": tmp_path, "cache": [cache], "device": "cpu"} | wrong)  # type: ignore[arg-type]
+        train_embedded(**{"out": tmp_path, "cache": [cache], "device": "cpu"} | wrong)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no finished scene cache"):
-        train(out=tmp_path, cache=[tmp_path], device="cpu")
+        train_embedded(out=tmp_path, cache=[tmp_path], device="cpu")
 
 
 class OneBatch(IterableDataset):
