@@ -22,7 +22,7 @@ SPACE = "spaces_demo"
 # Of the demo, what a Space looks for at its root; the rest lies in the package that it carries.
 ROOT_FILES = ("README.md", "app.py", "requirements.txt", "thumbnail.png")
 # Of the package, what a Space has no use for.
-NOT_CARRIED = ("hub_scripts",)
+NOT_CARRIED = ("hub_scripts", "training")
 # What the card says in this package, and on the Hub as an address.
 THUMBNAIL = "thumbnail.png"
 IGNORED = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")

@@ -305,6 +305,7 @@ def embed_dataset(
     shards = EmbeddingShards(folder, embedding_fingerprint(model, processor, dataset, dtype, precision))
     wanted = range(len(dataset)) if rows is None else rows
     own = shards.missing(wanted)[state.process_index :: state.num_processes]
+    state.wait_for_everyone()  # none writes before all have seen what is missing: their shares would not fit together
     loader: Any = DataLoader(PreparedRows(dataset, own, processor), batch_size, num_workers=num_workers)
     hidden = True if not own or not state.is_main_process else None  # None: where nobody is watching
     shown = tqdm(total=len(own), desc="image embeddings", unit="image", dynamic_ncols=True, disable=hidden)
