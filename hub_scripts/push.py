@@ -23,6 +23,9 @@ from sam_variants.hub.repo_files import has_code
 from sam_variants.hub_scripts.export_remote_code import export_remote_code
 from sam_variants.hub_scripts.push_staging import Staged, stage
 
+ADAPTER_CONFIG = "adapter_config.json"
+# What can be said of an adapter.
+OF_ADAPTERS = ("base_model", "license", "datasets")
 # More modules than these are told in one row.
 LONGEST_CODE = 10
 
@@ -100,6 +103,8 @@ def push(
     sam-variants push sam2.1_hiera_tiny.pt me/sam2.1-tiny --private
     sam-variants push trained me/my-sam --license mit --with-code --create-pr
 
+    The folder of an adapter, as train --lora leaves it, is pushed alone; --base-model says what it belongs to.
+
     Only files of a checkpoint are pushed; others in the folder are listed, and --include adds them. A README.md that
     somebody wrote, in the folder or on the Hub, keeps its text, and gets the metadata that it lacks.
     """
@@ -112,6 +117,17 @@ def push(
         "datasets": dataset,
         "evaluation": [read_report(path) for path in evaluation or []],
     }
+    if (Path(checkpoint) / ADAPTER_CONFIG).is_file():
+        whole = {
+            **{f"--{name.replace('_', '-')}": value for name, value in given.items() if name not in OF_ADAPTERS},
+            **{"--max-shard-size": max_shard_size, "--with-code": with_code, "--include": include},
+            **{"--card": card is Card.new},
+        }
+        how = {"private": private, "revision": revision, "create_pr": create_pr, "commit_message": message}
+        asked = {name: given[name] for name in OF_ADAPTERS if given[name]}
+        report = push_an_adapter(Path(checkpoint), repo_id, whole, **asked, **how, dry_run=dry_run)
+        tell(report, [], as_json)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
         staged = stage(checkpoint, folder, max_shard_size)
@@ -133,10 +149,28 @@ def push(
             dry_run=dry_run,
             remote=remote,
         )
+    tell(report, staged.dropped, as_json)
+
+
+def push_an_adapter(folder: Path, repo_id: str, whole: dict[str, Any], **how: Any) -> PushReport:
+    """Push an adapter; options that are about whole models are refused."""
+    if ignored := [option for option, value in whole.items() if value]:
+        raise ValueError(f"{', '.join(ignored)}: for whole models, and {folder} holds an adapter; leave it out")
+    try:
+        from sam_variants.hub_scripts.push_adapter import push_adapter_folder  # peft is of the extra `train`
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"an adapter needs {error.name}, which is not installed: pip install 'sam-variants[train]'"
+        ) from error
+    return push_adapter_folder(folder, repo_id, **how)
+
+
+def tell(report: PushReport, dropped: Sequence[str], as_json: bool) -> None:
+    """Print a report for machines or for people."""
     if as_json:
-        typer.echo(json.dumps({**as_values(report), "dropped": staged.dropped}, indent=2))
+        typer.echo(json.dumps({**as_values(report), "dropped": list(dropped)}, indent=2))
     else:
-        show(report, staged.dropped)
+        show(report, dropped)
 
 
 def read_report(path: Path) -> dict[str, Any]:

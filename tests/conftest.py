@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 def one_thread() -> None:
     """Tiny tensors are slower on many threads, and pytest-xdist already uses the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_no_garbage() -> None:
+    """A run of transformers' Trainer collects garbage, which takes longer than the run where half a million objects of
+    imported modules are looked at.
+    """
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 from local_hub import LocalHub
 from peft import PeftModel
+from test_cli import run
 from tiny import save_tiny, tiny_model
 from transformers import AutoModel
 
@@ -85,3 +87,36 @@ def test_what_is_refused(hub: LocalHub, tmp_path: Path) -> None:
         load_adapter(tiny_model("tiny_vit"), "me/whole")
     with pytest.raises(TypeError, match="a model with adapters"):
         save_adapter(tiny_model("vit"), tmp_path)
+
+
+def test_the_command_pushes_a_folder(hub: LocalHub, tmp_path: Path) -> None:
+    model = trained(default_checkpoint())
+    folder = save_adapter(model, tmp_path / "adapter")
+    call = ("push", folder, "me/coins", "--license", "mit", "--json")
+    rehearsed = run(*call, "--dry-run")
+    assert rehearsed.exit_code == 0, rehearsed.stderr
+    pushed = run(*call)
+    assert pushed.exit_code == 0, pushed.stderr
+    assert json.loads(rehearsed.stdout)["creates"] is json.loads(pushed.stdout)["creates"] is True
+    assert sorted(hub.files("me/coins")) == ON_HUB
+    paths = {file["path"] for file in json.loads(rehearsed.stdout)["files"]}
+    assert paths == set(ON_HUB) - {".gitattributes"}
+    loaded = load_adapter(AutoModel.from_pretrained(default_checkpoint()), "me/coins")
+    assert torch.equal(masks(loaded), masks(model))
+
+
+def test_the_command_refuses(tmp_path: Path) -> None:
+    folder = save_adapter(trained(save_tiny(tmp_path / "base", "tiny_vit")), tmp_path / "adapter")
+    assert "which others can't load" in run("push", folder, "me/coins", "--dry-run").stderr
+    whole = run("push", folder, "me/coins", "--with-code", "--evaluation", write_report(tmp_path))
+    assert "--evaluation, --with-code: for whole models" in whole.stderr
+    nameless = tiny_model("tiny_vit")
+    nameless = type(nameless).from_pretrained(None, config=nameless.config, state_dict=nameless.state_dict())
+    save_adapter(add_lora(nameless, rank=2), folder)
+    assert "| base | not stated |" in (folder / "README.md").read_text()
+    assert "does not say which model its adapter belongs to: add --base-model" in run("push", folder, "me/c").stderr
+
+
+def write_report(folder: Path) -> Path:
+    (folder / "report.json").write_text("{}")
+    return folder / "report.json"

@@ -14,11 +14,13 @@ from tiny import TINY_VISION, tiny_model, tiny_video_model
 from transformers import AutoModel
 
 from sam_variants.processing.processor_for import processor_for
+from sam_variants.training import quality_while_training
 from sam_variants.training.mask_batches import EpochOrder, EpochRow, PromptedRows, PromptedStream, PromptPlan, collate
 from sam_variants.training.mask_datasets import open_masks
 from sam_variants.training.mask_trainer import MaskTrainer, MaskTrainingArguments
-from sam_variants.training.mask_training import RunOptions, train_masks
+from sam_variants.training.mask_training import RunOptions, checkpoint_to_resume, prepared, train_masks
 from sam_variants.training.prompted_loss import PromptedLoss
+from sam_variants.training.quality_while_training import quality_sums
 
 COUNTS = [2, 3, 1, 2, 3, 2]
 
@@ -151,14 +153,48 @@ def test_resumed_run_is_the_run(source: str, tmp_path: Path) -> None:
     workers = 0 if source == "rows" else 1
     straight, result = run(tmp_path / "straight", data(), dataloader_num_workers=workers, **how)
     resume = RunOptions(resume=tmp_path / "straight" / "checkpoint-3")
-    resumed, _ = run(tmp_path / "resumed", data(), options=resume, dataloader_num_workers=1, **how)
+    resumed, again = run(tmp_path / "resumed", data(), options=resume, dataloader_num_workers=1, **how)
     assert same(straight, resumed)
     assert not same(straight, AutoModel.from_pretrained(tmp_path / "straight" / "checkpoint-3"))
     assert same(straight, AutoModel.from_pretrained(tmp_path / "straight"))
     if source == "rows":
-        assert result["rows_without_objects"] >= 1
+        assert result["rows_without_objects"] == again["rows_without_objects"] > 1
         with pytest.raises(ValueError, match=r"another run: learning_rate was 0\.001, is 0\.002"):
             run(tmp_path / "other", data(), options=resume, **{**how, "learning_rate": 2e-3})
+
+
+def test_a_killed_run_goes_on_with_its_last_complete_checkpoint(tmp_path: Path) -> None:
+    """The state of the trainer is written last, so a checkpoint whose state is missing or torn is not complete."""
+    out = tmp_path / "out"
+    for step in (2, 10, 12, 14):
+        (out / f"checkpoint-{step}").mkdir(parents=True)
+        (out / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
+    torn = out / "checkpoint-12" / "trainer_state.json"
+    torn.write_text('{"epoch": 1')
+    (out / "runs").mkdir()
+    assert checkpoint_to_resume(out, "auto") is None
+    for step in (2, 10):
+        (out / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert checkpoint_to_resume(out, "auto") == out / "checkpoint-10"
+    with pytest.raises(OSError, match="is no checkpoint of a run"):
+        checkpoint_to_resume(out, torn.parent)
+    with pytest.raises(ValueError, match="isn't empty"):
+        checkpoint_to_resume(out, None)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_trained_weights_are_float32_and_begin_as_the_seed_says(rank: int | None, tmp_path: Path) -> None:
+    def begun(seed: int, noise: int) -> dict[str, torch.Tensor]:
+        model = seeded_model().half()
+        torch.manual_seed(noise)
+        return prepared(
+            model, MaskTrainingArguments(str(tmp_path), use_cpu=True, lora_rank=rank, seed=seed)
+        ).state_dict()
+
+    first, again, other = begun(3, 1), begun(3, 2), begun(4, 1)
+    assert not any(tensor.dtype == torch.float16 for tensor in first.values())
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert all(torch.equal(tensor, other[name]) for name, tensor in first.items()) == (rank is None)
 
 
 def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
@@ -244,6 +280,14 @@ def test_quality_is_that_of_the_masks(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0 <= reached["eval_miou"] < 1
     assert reached["eval_miou"] == pytest.approx((reached["eval_iou_click"] + reached["eval_iou_box"]) / 2)
 
+    whole = quality_sums(model, trainer.processor, data)
+    monkeypatch.setattr(quality_while_training, "CHUNK", 1)
+    encoded: list[Any] = []
+    model.image_encoder.register_forward_hook(lambda *call: encoded.append(call))
+    assert torch.allclose(quality_sums(model, trainer.processor, data), whole)
+    assert len(encoded) == 2
+    monkeypatch.undo()
+
     truths = iter([data[0].masks, data[2].masks])
     answer = lambda masks, *_: [torch.from_numpy(next(truths))[:, None].repeat(1, 2, 1, 1)]  # noqa: E731
     monkeypatch.setattr(trainer.processor, "post_process_masks", answer)
@@ -298,11 +342,9 @@ def test_refuses_a_fused_model_and_a_full_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fused for inference"):
         train_masks(model, processor_for(model), rectangle_data([1]), args)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(
-        ValueError, match="isn't empty: name a new folder, or go on with a run in it with --resume auto"
-    ):
+    with pytest.raises(ValueError, match="isn't empty: name a new folder, or go on with its run with --resume auto"):
         run(tmp_path)
-    with pytest.raises(ValueError, match="has no checkpoint to resume from"):
+    with pytest.raises(ValueError, match="has no checkpoint to resume from, but other files"):
         run(tmp_path, options=RunOptions(resume="auto"))
     with pytest.raises(OSError, match="is no checkpoint of a run"):
         run(tmp_path / "out", options=RunOptions(resume=tmp_path))

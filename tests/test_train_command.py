@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from clip_examples import write_clips
 from masked_data import save_rectangles
 from safetensors.torch import load_file
 from test_cli import run
-from tiny import save_tiny
+from tiny import save_tiny, tiny_video_model
 from transformers import AutoModel, AutoProcessor
+
+from sam_variants.default_checkpoint import default_checkpoint
+from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
+from sam_variants.pretrained_part import VIDEO_PARTS
 
 COUNTS = [2, 1, 3, 2, 1, 2, 3, 2]
 
@@ -81,6 +86,9 @@ def test_another_input_size_and_the_embedded_model(folders: tuple[Path, Path], t
     assert json.loads(result.stdout)["trained_parameters"] < 1_000_000
     assert AutoModel.from_pretrained(out).config.image_size == 128
     assert (out / "adapter" / "adapter_model.safetensors").stat().st_size < 4_000_000
+    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(default_checkpoint())
+    assert "load_checkpoint(sam_variants.default_checkpoint())" in (out / "adapter" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -90,10 +98,15 @@ def test_another_input_size_and_the_embedded_model(folders: tuple[Path, Path], t
         (["--out", "new", "--streaming"], "no end: say how long to train with --steps"),
         (["--out", "new", "--epochs", "0"], "--epochs 0.0 must be more than 0"),
         (["--out", "new", "--freeze-encoder", "--lora", "4"], "choose --freeze-encoder or --lora"),
-        (["--out", "new", "--eval-share", "0.01"], "leaves nothing to learn from or to measure on"),
+        (
+            ["--out", "new", "--eval-share", "0.01"],
+            "leaves nothing to learn from or to measure on: choose another share, for example --eval-share 0.13",
+        ),
         (["--out", "new", "--eval-share", "0.5", "--eval-split", "test"], "leave out --eval-data"),
         (["--out", "new", "--columns", "image"], "write --columns image=NAME"),
-        (["--out", "new", "--video", "--eval-share", "0.5"], "--eval-share: for images only"),
+        (["--out", "new", "--video", "--max-objects", "5"], "--max-objects: for images only"),
+        (["--out", "new", "--frames", "4"], "--parts and --frames are for clips: add --video"),
+        (["--out", "new", "--embedding-dtype", "float32"], "add --embeddings, or leave it out"),
         (["--out", "new", "--video"], "data"),
         (["--out", "data"], "isn't empty: name a new folder"),
         (["--out", "new", "--resume", "nowhere"], "--resume nowhere is no checkpoint"),
@@ -119,6 +132,56 @@ def test_clips_are_not_images(folders: tuple[Path, Path], tmp_path: Path) -> Non
     result = run("train", clips, "--model", model, "--out", tmp_path / "out", "--cpu")
     assert result.exit_code != 0
     assert "train tracking on them with --video" in result.stderr
+
+
+def test_clips_are_trained_on_and_measured(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data, out = write_clips(tmp_path / "data", 4), tmp_path / "out"
+    model = tiny_video_model()
+    model.save_pretrained(tmp_path / "model")
+    common = ("train", data, "--video", "--model", tmp_path / "model", "--eval-share", 0.25, "--frames", 2, "--cpu")
+    plan = run(*common, "--dry-run", "--json", "--epochs", 2, "--parts", "memory")
+    assert plan.exit_code == 0, plan.stderr
+    assert json.loads(plan.stdout)["steps"] == 6
+    memory = sum(p.numel() for name, p in model.named_parameters() if name.startswith(VIDEO_PARTS))
+    assert json.loads(plan.stdout)["trained_parameters"] == memory
+    result = run(*common, "--out", out, "--steps", 2, "--eval-every", 1, "--learning-rate", 1e-3)
+    assert result.exit_code == 0, result.stderr
+    assert "3 clips" in result.stderr
+    assert "whole clips" in result.stderr
+    assert "step 0/2: J&F" in result.stderr
+    assert "best j_and_f" in result.stdout
+    assert json.loads((out / "training.json").read_text())["before"]["step"] == 0
+    assert isinstance(AutoModel.from_pretrained(out), SamVariantsVideoModel)
+
+
+def test_a_dry_run_refuses_what_a_run_would(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", 2)
+    images = run("train", folders[0], "--model", folders[1], "--dry-run", "--min-area", 0.9, "--cpu")
+    assert "none of 8 rows has an object" in images.stderr
+    video = run("train", clips, "--video", "--model", folders[1], "--dry-run", "--cpu")
+    assert "SamVariantsModel has no memory" in video.stderr
+    assert images.exit_code == video.exit_code == 1
+
+
+def test_an_adapter_is_no_checkpoint(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """But merged with its base it is one, which is pushed with what belongs to it alone."""
+    data, model = folders
+    out = tmp_path / "out"
+    result = run(
+        *("train", data, "--model", model, "--out", out, "--lora", 2, "--merge", "--steps", 1, "--objects", 1),
+        *("--rounds", 1, "--cpu"),
+    )
+    assert result.exit_code == 0, result.stderr
+    refused = run("segment", data / "images" / "0.png", "--model", out / "adapter", "--point", "20,20")
+    assert "holds an adapter (LoRA), not a whole model" in refused.stderr
+    pushed = run("push", out, "me/mine", "--license", "mit", "--dry-run", "--json")
+    assert pushed.exit_code == 0, pushed.stderr
+    report = json.loads(pushed.stdout)
+    paths = {file["path"] for file in report["files"]}
+    assert {"model.safetensors", "config.json", "processor_config.json", "README.md"} <= paths
+    assert not any("checkpoint-" in path or "adapter" in path for path in paths)
+    assert any("adapter" in name for name in report["left_out"])
 
 
 def test_two_processes_are_one_with_twice_the_batch(folders: tuple[Path, Path], tmp_path: Path) -> None:

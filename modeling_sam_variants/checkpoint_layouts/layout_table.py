@@ -83,6 +83,9 @@ LAYOUTS: dict[str, Layout] = {
     ),
 }
 
+# What peft puts before the names of an adapter's tensors.
+ADAPTER_PREFIX = "base_model.model."
+
 
 def layout_of(keys: Collection[str], source: str) -> Layout:
     """The layout that a file with these keys is of.
@@ -97,6 +100,12 @@ def layout_of(keys: Collection[str], source: str) -> Layout:
     for layout in LAYOUTS.values():
         if layout.has_written(keys):
             return layout
+    if all(key.startswith(ADAPTER_PREFIX) for key in keys):
+        raise ValueError(
+            f"{source} holds an adapter (LoRA), not a whole model: load its base, then the adapter onto it, and save "
+            f"both as one: merge_adapter(load_adapter(load_checkpoint(base), {source})).save_pretrained(folder), with "
+            "merge_adapter and load_adapter from sam_variants.training.lora; `sam-variants train --merge` does it too"
+        )
     known = ", ".join(layout.table.name for layout in LAYOUTS.values())
     raise ValueError(f"{source} has the keys of no known layout ({known}); it has {len(keys)} keys: {shorten(keys)}")
 

@@ -54,7 +54,8 @@ def load_checkpoint(
 
     Returns:
         The model in evaluation mode, on the CPU, in the dtype of the weights: a `SamVariantsVideoModel` for SAM 2 and
-        2.1, a `SamVariantsModel` for SAM, MobileSAM and a `Sam2Model` (which has no memory).
+        2.1, a `SamVariantsModel` for SAM, MobileSAM and a `Sam2Model` (which has no memory). Its `name_or_path` is
+        what it was loaded from.
 
     Raises:
         FileNotFoundError: when a file, or a shard, does not exist.
@@ -80,7 +81,9 @@ def load_checkpoint(
         tensors = layout_of(tensors, source).table.to_ours(tensors)
     if config is None:
         config = detect_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
-    return build_model(config, tensors, source)
+    model = build_model(config, tensors, source)
+    model.name_or_path = str(path_or_repo)
+    return model
 
 
 def config_beside(path: Path) -> dict[str, Any]:

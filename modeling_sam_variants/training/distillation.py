@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processor_for import processor_for
@@ -36,6 +35,7 @@ from sam_variants.training.embedding_shards import (
 )
 from sam_variants.training.mask_batches import EpochRow
 from sam_variants.training.student_config import Student, teacher_processor
+from sam_variants.training.training_record import last_checkpoint
 
 REPORT_FILE = "distillation.json"
 EMBEDDINGS_FOLDER = "teacher_embeddings"
@@ -288,9 +288,9 @@ class Distillation:
 
     def _train(self, module: nn.Module, arguments: TrainingArguments, rows: DistillationRows) -> None:
         freeze_unused(module, collate_levels([rows[EpochRow(0, 0)]]))
-        folder = arguments.output_dir or ""
-        checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
-        DistillationTrainer(module, arguments, rows).train(resume_from_checkpoint=checkpoint)
+        checkpoint = last_checkpoint(Path(arguments.output_dir or ""))
+        resume = None if checkpoint is None else str(checkpoint)
+        DistillationTrainer(module, arguments, rows).train(resume_from_checkpoint=resume)
 
 
 def split_rows(count: int, held_out: float, seed: int) -> tuple[list[int], list[int]]:

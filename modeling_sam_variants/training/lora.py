@@ -17,7 +17,7 @@ from torch import nn
 from sam_variants.hub.card_keeping import listed
 from sam_variants.hub.push_folder import PushReport, push_folder
 from sam_variants.hub.push_model import write_card
-from sam_variants.hub.remote_repo import find_repo
+from sam_variants.hub.remote_repo import PushError, RemoteRepo, find_repo
 from sam_variants.hub.repo_files import CARD_FILE, CONFIG_FILE
 from sam_variants.hub.saved_weights import is_saved_weights
 from sam_variants.modeling_sam_variants import SamVariantsModel
@@ -169,6 +169,7 @@ def push_adapter(
     revision: str | None = None,
     create_pr: bool = False,
     commit_message: str | None = None,
+    dry_run: bool = False,
 ) -> PushReport:
     """Push an adapter alone to the Hub, in one commit.
 
@@ -177,7 +178,7 @@ def push_adapter(
         repo_id: `owner/name`, or a name of your own. Created when it does not exist.
         base_model: as for `save_adapter`; needed where the model was loaded from a folder of yours.
         license, datasets, tags: what the card says. A card that somebody wrote there is kept.
-        private, token, revision, create_pr, commit_message: as for `push_folder`.
+        private, token, revision, create_pr, commit_message, dry_run: as for `push_folder`.
 
     Returns:
         What was done.
@@ -195,7 +196,12 @@ def push_adapter(
             'push_adapter(model, repo_id, base_model="facebook/sam-vit-base")'
         )
     api = HfApi(token=token, library_name="sam-variants")
-    remote = find_repo(api, repo_id, revision=revision)
+    try:
+        remote, is_known = find_repo(api, repo_id, revision=revision), True
+    except PushError:  # a rehearsal needs no Hub
+        if not dry_run:
+            raise
+        remote, is_known = RemoteRepo(repo_id, "model", revision), False
     if whole := sorted(name for name in remote.files if name == CONFIG_FILE or is_saved_weights(name)):
         raise ValueError(
             f"{remote.repo_id!r} holds a whole model ({', '.join(whole)}): give the adapter a repository of its own"
@@ -210,12 +216,13 @@ def push_adapter(
             folder,
             remote.repo_id,
             include=[ADAPTER_CONFIG],
-            remote=remote,
+            remote=remote if is_known else None,
             private=private,
             token=token,
             revision=revision,
             create_pr=create_pr,
             commit_message=commit_message or COMMIT_MESSAGE,
+            dry_run=dry_run,
         )
 
 
@@ -308,6 +315,8 @@ def _targets(model: SamVariantsModel, part: str) -> str:
 
 def _settled(adapted: PeftModel, was_training: bool) -> PeftModel:
     """An adapted model in the mode of its base, which peft's new layers don't know, with frozen statistics."""
+    if _config(adapted).base_model_name_or_path == str(None):  # transformers' name of a model without one
+        _config(adapted).base_model_name_or_path = None
     freeze_batch_norms(adapted)
     adapted.train(was_training)
     return adapted

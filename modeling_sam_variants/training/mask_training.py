@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +11,6 @@ from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.pretrained_part import IMAGE_PARTS
@@ -22,13 +19,12 @@ from sam_variants.training.embedding_shards import EMBEDDING_PARTS, EmbeddingSha
 from sam_variants.training.lora import add_lora, merge_adapter, save_adapter
 from sam_variants.training.mask_datasets import MaskDataset
 from sam_variants.training.mask_trainer import MaskTrainer, MaskTrainingArguments
-from sam_variants.training.training_record import TrainingRecord
+from sam_variants.training.training_record import CHECKPOINT_NAME, TrainingRecord, is_complete, last_checkpoint
 
 AUTO = "auto"
 # Rows of a stream among which there has to be an object.
 STREAM_START = 100
 ADAPTER_FOLDER, LOG_FOLDER = "adapter", "runs"
-CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 # Arguments that decide the order of the data and the weights, and so can't change when a run goes on.
 FIXED = (
     *("seed", "objects_per_image", "rounds", "min_area", "box_share", "augment", "layer_decay", "frozen_encoder"),
@@ -159,25 +155,15 @@ def checkpoint_to_resume(out: Path, resume: str | Path | None, is_first: bool = 
     present = list(out.iterdir()) if out.is_dir() else [out] if out.exists() else []
     if resume is None:
         if present and is_first:
-            raise ValueError(f"--out {out} isn't empty: name a new folder, or go on with a run in it with --resume auto")
+            raise ValueError(f"--out {out} isn't empty: name a new folder, or go on with its run with --resume auto")
         return None
-    found = {int(name[1]): path for path in present if (name := CHECKPOINT_NAME.fullmatch(path.name))}
-    complete = [number for number, path in found.items() if is_complete(path)]
-    if complete:
-        return found[max(complete)]
+    if last := last_checkpoint(out):
+        return last
     # a run that was killed before its first checkpoint was complete begins anew
-    if is_first and {path.name for path in present} - {path.name for path in found.values()} - {LOG_FOLDER}:
+    others = [path for path in present if path.name != LOG_FOLDER and not CHECKPOINT_NAME.fullmatch(path.name)]
+    if others and is_first:
         raise ValueError(f"--out {out} has no checkpoint to resume from, but other files: name a new folder")
     return None
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the state of the trainer is what comes last."""
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def require_object(data: MaskDataset, min_area: float) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 RECORD_FILE = "training.json"
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass
@@ -82,3 +85,22 @@ def metrics_of(log: dict[str, Any]) -> dict[str, Any]:
     return {
         name.removeprefix("eval_"): value for name, value in log.items() if name.startswith("eval_") or name == "step"
     }
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last complete checkpoint of a run; None where there is none.
+
+    A run that was killed may have left a later one that is not complete, which transformers' own search would take.
+    """
+    found = folder.iterdir() if folder.is_dir() else ()
+    numbers = {int(name[1]): path for path in found if (name := CHECKPOINT_NAME.fullmatch(path.name))}
+    return numbers[max(complete)] if (complete := [key for key, path in numbers.items() if is_complete(path)]) else None
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the state of the trainer is what comes last."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
