@@ -32,7 +32,7 @@ from sam_variants.hub_scripts.evaluation_data import (
     read_columns,
 )
 from sam_variants.hub_scripts.evaluation_everything import measure_everything
-from sam_variants.hub_scripts.evaluation_facts import load_model, versions, write_json
+from sam_variants.hub_scripts.evaluation_facts import chosen_names, load_model, versions, write_json
 from sam_variants.hub_scripts.evaluation_protocol import (
     NUM_CLICKS,
     ModelSegmenter,
@@ -50,20 +50,9 @@ from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processor_for import processor_for
 from sam_variants.training.masked_image import MaskedImage
 
+SCENES = ("scenes", "first_seed", "size")
 MEASURES = ("prompts", "noc", "everything", "video", "speed")
 BASELINES = {"flood_fill": flood_fill_segmenter, "grabcut": grabcut_segmenter}
-
-
-def chosen_measures(measure: str) -> list[str]:
-    """The measures of a comma-separated list.
-
-    Raises:
-        ValueError: an unknown or missing name.
-    """
-    names = [name.strip() for name in measure.split(",")]
-    if not set(names) <= set(MEASURES):
-        raise ValueError(f"measure={measure!r} is not allowed; give some of {','.join(MEASURES)}, with commas between")
-    return [name for name in MEASURES if name in names]
 
 
 def with_progress(title: str, items: Iterable[Any], count: int | None) -> Iterable[Any]:
@@ -73,7 +62,10 @@ def with_progress(title: str, items: Iterable[Any], count: int | None) -> Iterab
 def measure_images(
     model: SamVariantsModel, sets: dict[str, EvaluationSet], measures: list[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The sections of a report that are about images: "results", "everything", "speed", those that are asked for."""
+    """The sections of a report that are about images: "results", "everything", "speed", those that are asked for.
+
+    And "left_out", what was no object that is asked for, if there was any.
+    """
     sections: dict[str, Any] = {}
     segmenter = ModelSegmenter(model, processor_for(model))
     if "speed" in measures:  # first, as memory that was needed before would not be seen to grow
@@ -83,11 +75,11 @@ def measure_images(
         sections["results"] = {}
         for name, found in sets.items():
             baselines: dict[str, Segmenter] = {}
-            if found.is_compared and settings["baseline_scenes"]:
+            if found.is_compared and settings.get("baseline_scenes"):
                 baselines = {method: make(settings["threads"]) for method, make in BASELINES.items()}
             segmenter = ModelSegmenter(model, processor_for(model))
             images = with_progress(found.title, found.images(False), found.num_images)
-            scores = measure_set(images, segmenter, baselines, settings["baseline_scenes"], num_clicks)
+            scores = measure_set(images, segmenter, baselines, settings.get("baseline_scenes", 0), num_clicks)
             if not scores:
                 raise ValueError(f"{name} has no object of the wanted size in any image: there is nothing to measure")
             sections["results"][name] = scores
@@ -99,7 +91,8 @@ def measure_images(
             count = most if found.num_images is None else min(most, found.num_images)
             images = with_progress(f"{found.title}, everything", islice(found.images(True), count), count)
             sections["everything"][name] = measure_everything(pipeline, images, options)
-    return sections
+    left_out = {name: found.left_out() for name, found in sets.items()}
+    return sections | ({"left_out": left_out} if any(left_out.values()) else {})
 
 
 def first_image(sets: dict[str, EvaluationSet]) -> MaskedImage:
@@ -133,12 +126,37 @@ def open_sets(
     return data_set(source, options), {}
 
 
-def check_plots(plots: Path | None, compare: Path | None) -> None:
-    """Raise a ValueError where plots can't be drawn, before anything is measured."""
+def check_outputs(json_file: Path | None, plots: Path | None, compare: Path | None, measured: set[str]) -> None:
+    """Find out before anything is measured what could not be written or drawn afterwards.
+
+    Args:
+        json_file, plots, compare: of the command.
+        measured: the sets, and "speed" if that is measured.
+
+    Raises:
+        ValueError: plots that can't be drawn, or a report that has nothing to compare.
+        OSError: a file that can't be read or written.
+    """
     if compare is not None and plots is None:
         raise ValueError(f"compare={str(compare)!r} is drawn beside this model: give a folder, too: --plots DIR")
-    if plots is not None and find_spec("matplotlib") is None:
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        if json_file.is_dir() or not os.access(json_file if json_file.exists() else json_file.parent, os.W_OK):
+            raise OSError(f"{json_file} can't be written: give --json a file in a folder of yours")
+    if plots is None:
+        return
+    if find_spec("matplotlib") is None:
         raise ValueError("--plots needs matplotlib, which is not installed: pip install 'sam-variants[train]'")
+    plots.mkdir(parents=True, exist_ok=True)
+    if compare is not None:
+        from sam_variants.hub_scripts.evaluation_plots import measured_in, read_report
+
+        others = measured_in(read_report(compare))
+        if not others & measured:
+            raise ValueError(
+                f"compare={str(compare)!r} was measured on {sorted(others)} and not on {sorted(measured)}: there is "
+                "nothing to draw beside this model"
+            )
 
 
 def evaluate(
@@ -184,19 +202,21 @@ def evaluate(
     compare: Annotated[Path | None, typer.Option(help="JSON of another model, drawn beside this one")] = None,
 ) -> dict[str, Any]:
     """Measure a model with simulated clicks and boxes on unseen scenes and photos, or on your own images with masks."""
-    measures = chosen_measures(measure)
-    check_plots(plots, compare)
+    measures = chosen_names("measure", measure, MEASURES)
     options = SetOptions(scenes, first_seed, size, difficulty, max_objects, min_area, max_images, seed)
     clip_options = ClipOptions(clips, frames, difficulty, min_area, max_images)
     source = None if data is None else Source(data, split, streaming, read_columns(columns))
     image_sets, clip_sets = open_sets(measures, source, sets, options, clip_options)
+    check_outputs(json_file, plots, compare, {*image_sets, *clip_sets} | ({"speed"} & set(measures)))
     num_threads = threads or os.cpu_count() or 1
     used_device = checked_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings = {
         "measure": ",".join(measures),
-        **({"sets": ",".join(image_sets | clip_sets)} if source is None else asdict(source)),
-        **asdict(options),
-        "baseline_scenes": min(baseline_scenes, scenes) if baselines else 0,
+        **({"sets": ",".join(image_sets | clip_sets)} if source is None else asdict(source) | {"columns": columns}),
+        **{name: value for name, value in asdict(options).items() if name not in SCENES or "held_out" in image_sets},
+        "difficulty": difficulty if {"held_out", "held_out_clips"} & {*image_sets, *clip_sets} else None,
+        "seed": None if source is None else seed,
+        "baseline_scenes": (min(baseline_scenes, scenes) if baselines else 0) if source is None else None,
         "everything_images": everything_images if "everything" in measures else None,
         "points_per_side": points_per_side if "everything" in measures else None,
         "clips": clips if "video" in measures else None,
@@ -204,7 +224,7 @@ def evaluate(
         "threads": num_threads,
         "device": used_device,
     }
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = {name: value for name, value in settings.items() if value is not None and value is not False}
     with torch_threads(num_threads):
         checkpoint = str(default_checkpoint(video="video" in measures) if model is None else model)
         loaded, about = load_model(checkpoint, image_size, used_device)
@@ -225,6 +245,9 @@ def show(
     console.print(heading, soft_wrap=True, markup=False)
     for table in report_tables(report, titles):
         console.print(table)
+    for name, reasons in report.get("left_out", {}).items():
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        console.print(f"{titles[name]}: left out {told}", soft_wrap=True, markup=False, highlight=False)
     if json_file is not None:
         write_json(json_file, report)
     if plots is not None:

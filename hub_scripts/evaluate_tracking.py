@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.evaluation_facts import load_model, versions
+from sam_variants.hub_scripts.evaluation_facts import chosen_names, load_model, versions
 from sam_variants.hub_scripts.evaluation_protocol import ModelSegmenter
 from sam_variants.hub_scripts.synthetic_clips import HELD_OUT_SEEDS
 from sam_variants.hub_scripts.tracking_protocol import (
@@ -34,18 +34,6 @@ from sam_variants.processing.processor_for import processor_for
 
 METHODS = {"session": "session", "box": "box before", "flow": "optical flow", "frozen": "frozen mask"}
 COLUMNS = {"j_first": "1st frame", "j": "J", "j_visible": "visible", "j_reappeared": "came back", "j_absent": "absent"}
-
-
-def chosen_methods(methods: str) -> list[str]:
-    """The methods of a comma-separated list.
-
-    Raises:
-        ValueError: an unknown or missing name.
-    """
-    names = [name.strip() for name in methods.split(",")]
-    if not set(names) <= set(METHODS):
-        raise ValueError(f"methods={methods!r} is not allowed; give some of {','.join(METHODS)}, with commas between")
-    return [name for name in METHODS if name in names]
 
 
 def build_trackers(
@@ -113,7 +101,7 @@ def evaluate_tracking(
     json_file: Annotated[Path | None, typer.Option("--json", help="write settings and all numbers here")] = None,
 ) -> dict[str, Any]:
     """Measure tracking on unseen synthetic clips with one click per object on the first frame."""
-    names = chosen_methods(methods)
+    names = chosen_names("methods", methods, tuple(METHODS))
     num_threads = threads or os.cpu_count() or 1
     settings = {
         "methods": names,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -78,12 +80,14 @@ class EvaluationSet:
         images: gives them anew, always the same; called with whether all objects are wanted, whatever the options say.
         num_images: how many; None where it isn't known before.
         is_compared: whether baselines are measured here, too.
+        left_out: how much of what was read last is no object that is asked for, by reason.
     """
 
     title: str
     images: Callable[[bool], Iterable[MaskedImage]]
     num_images: int | None = 1
     is_compared: bool = False
+    left_out: Callable[[], dict[str, int]] = dict
 
 
 def scene_set(options: SetOptions) -> EvaluationSet:
@@ -175,12 +179,21 @@ def data_set(source: Source, options: SetOptions) -> dict[str, EvaluationSet]:
     given: dict[str, Any] = {"split": source.split, "streaming": source.streaming, "columns": source.columns}
     dataset = open_masks(source.data, max_objects=options.max_objects, **given)
     Console(stderr=True).print(dataset.report(), soft_wrap=True, markup=False, highlight=False)
+    read: dict[str, int] = {}
 
     def images(all_objects: bool) -> Iterator[MaskedImage]:
-        rows = open_masks(source.data, **given) if all_objects else dataset
+        rows = open_masks(source.data, **given) if all_objects else copy(dataset)
+        rows.skipped = Counter()
         if not source.streaming and options.max_images is not None and options.max_images < len(rows):
             rows = rows.shuffle(options.seed).select(range(options.max_images))
-        return (wanted_objects(row, options, all_objects) for row in rows)
+        own: Counter[str] = Counter()
+        for row in rows:
+            example = wanted_objects(row, options, all_objects)
+            own["objects that are not asked for"] += len(row.masks) - len(example.masks)
+            own["images without an object"] += not len(example.masks)
+            read.clear()
+            read.update(+(rows.skipped + own))
+            yield example
 
-    found = EvaluationSet(source.name, images, None if source.streaming else len(dataset))
+    found = EvaluationSet(source.name, images, None if source.streaming else len(dataset), left_out=lambda: dict(read))
     return {source.name: first_images(found, options.max_images)}

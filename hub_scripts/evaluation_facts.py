@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,18 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "scikit-image": version("scikit-image"),
     }
+
+
+def chosen_names(option: str, given: str, known: Sequence[str]) -> list[str]:
+    """The names of a comma-separated list, in the order in which they are known.
+
+    Raises:
+        ValueError: an unknown or missing name.
+    """
+    names = [name.strip() for name in given.split(",")]
+    if not set(names) <= set(known):
+        raise ValueError(f"{option}={given!r} is not allowed; give some of {','.join(known)}, with commas between")
+    return [name for name in known if name in names]
 
 
 def load_model(checkpoint: str, image_size: int | None, device: str = "cpu") -> tuple[SamVariantsModel, dict[str, Any]]:

@@ -24,6 +24,7 @@ BASELINE_INKS = {"flood_fill": "#a9b4bd", "grabcut": "#7d8a95"}
 SIZES = {"small": "small\n< 1 %", "medium": "medium\n1–10 %", "large": "large\n> 10 % of image"}
 PROMPTED = {"click": "1 click", "three_clicks": "3 clicks", "box": "box"}
 FOUND = {"found_50": "found, IoU ≥ 0.5", "found_75": "found, IoU ≥ 0.75", "ar_1000": "AR@1000"}
+TRACKED = {"j_and_f": "J&F", "j": "J", "f": "F", "j_first": "J, first\nframe", "j_reappeared": "J, came\nback"}
 STYLE: Any = {
     "font.size": 10,
     "font.family": "sans-serif",
@@ -51,6 +52,8 @@ STYLE: Any = {
 ON_WHITE = [withStroke(linewidth=3, foreground="white")]
 PANEL_WIDTH, PANEL_HEIGHT = 4.8, 3.6  # inches
 
+PLOTTED = ("results", "everything", "video")
+
 # What a model is called, and its report.
 Model = tuple[str, Mapping[str, Any]]
 Draw = Callable[[Axes, Sequence[Model], str], None]
@@ -66,8 +69,8 @@ def write_plots(folder: Path, report: Mapping[str, Any], compare: Path | None, t
         titles: of the sets, for people.
 
     Returns:
-        The PNG files: "clicks.png", "sizes.png", "noc.png", "everything.png" and "latency.png", those of what was
-        measured.
+        The PNG files: "clicks.png", "sizes.png", "noc.png", "everything.png", "video.png" and "latency.png", those of
+        what was measured.
 
     Raises:
         ValueError: `compare` is no report.
@@ -105,6 +108,11 @@ def read_report(path: Path) -> dict[str, Any]:
     return dict(report)
 
 
+def measured_in(report: Mapping[str, Any]) -> set[str]:
+    """The sets of a report, and "speed" if that was measured."""
+    return {name for section in PLOTTED for name in report.get(section, {})} | ({"speed"} & set(report))
+
+
 def model_name(report: Mapping[str, Any]) -> str:
     """The last part of the checkpoint's name, and the input size."""
     path = Path(report["model"]["checkpoint"])
@@ -124,6 +132,8 @@ def figures(models: Sequence[Model], titles: Mapping[str, str]) -> Iterator[tupl
         yield "noc", panels(f"Clicks to an IoU of {NOC_IOUS['90']:.2f}", counted, models, titles, draw_counts)
     if found:
         yield "everything", panels("Objects found by everything mode", found, models, titles, draw_found)
+    if tracked := list(report.get("video", {})):
+        yield "video", panels("Objects followed from one click", tracked, models, titles, draw_tracked)
     if "speed" in report:
         yield "latency", latency_figure(models)
 
@@ -144,8 +154,12 @@ def panels(heading: str, sets: Sequence[str], models: Sequence[Model], titles: M
     for place in axes:
         handles, labels = place.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    columns = min(len(entries), 3)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower left", ncols=columns, labelcolor=INK)
+    for columns in range(min(len(entries), 3), 0, -1):
+        where: dict[str, Any] = {"loc": "outside lower left", "ncols": columns, "labelcolor": INK}
+        legend = figure.legend(entries.values(), entries.keys(), **where)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
     return figure
 
 
@@ -220,6 +234,24 @@ def draw_bars(axes: Axes, summaries: Sequence[Model], measures: Mapping[str, str
     axes.set_xlim(-0.6, len(sizes) - 0.4)
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))
+
+
+def draw_tracked(axes: Axes, models: Sequence[Model], name: str) -> None:
+    """J&F, J and F, and J of the first frame and of objects that came back."""
+    found = [
+        (label, report.get("video", {}).get(name, {}), hue) for (label, report), hue in zip(models, HUES, strict=False)
+    ]
+    measures = [key for key in TRACKED if any(key in summary for _, summary, _ in found)]
+    width = 0.8 / len(found)
+    for number, (label, summary, hue) in enumerate(found):
+        x = np.arange(len(measures)) + (number - (len(found) - 1) / 2) * width
+        y = np.array([100 * summary.get(key, np.nan) for key in measures])
+        bars = axes.bar(x, y, 0.92 * width, color=hue[-1], label=label)
+        axes.bar_label(bars, ["" if np.isnan(value) else f"{value:.0f}" for value in y], padding=2, fontsize=8)
+    axes.set_xticks(range(len(measures)), [TRACKED[key] for key in measures])
+    axes.set_ylim(0, 108)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel("in %")
 
 
 def draw_counts(axes: Axes, models: Sequence[Model], name: str) -> None:

@@ -16,7 +16,8 @@ from tiny import save_tiny
 pytest.importorskip("skimage")
 
 from sam_variants.hub_scripts import evaluate_tracking as evaluate_module
-from sam_variants.hub_scripts.evaluate_tracking import chosen_methods, evaluate_tracking
+from sam_variants.hub_scripts.evaluate_tracking import METHODS, evaluate_tracking
+from sam_variants.hub_scripts.evaluation_facts import chosen_names
 from sam_variants.hub_scripts.synthetic_clips import HELD_OUT_SEEDS, Clip, synthetic_clip
 from sam_variants.hub_scripts.tracking_protocol import (
     BoxTracker,
@@ -266,10 +267,10 @@ def test_held_out_clips_are_of_their_own() -> None:
 
 
 def test_methods_are_chosen_by_name() -> None:
-    assert chosen_methods("frozen, box") == ["box", "frozen"]
+    assert chosen_names("methods", "frozen, box", tuple(METHODS)) == ["box", "frozen"]
     for wrong in ("", "box,frozzen"):
         with pytest.raises(ValueError, match="session,box,flow,frozen"):
-            chosen_methods(wrong)
+            chosen_names("methods", wrong, tuple(METHODS))
 
 
 def test_the_whole_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from sam_variants.hub_scripts.evaluation_data import (
     wanted_objects,
 )
 from sam_variants.hub_scripts.evaluation_everything import EverythingScores, kinds_of, measure_everything
-from sam_variants.hub_scripts.evaluation_plots import HUES, STYLE, write_plots
+from sam_variants.hub_scripts.evaluation_plots import HUES, STYLE, figures, write_plots
 from sam_variants.hub_scripts.evaluation_protocol import ModelSegmenter
 from sam_variants.hub_scripts.evaluation_speed import measure_speed, times
 from sam_variants.hub_scripts.mask_matching import code_ious
@@ -197,7 +197,7 @@ def test_reports_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(STYLE, "savefig.dpi", 50)
     report = json.loads((REPORTS / "evaluate_2.json").read_text())
     written = write_plots(tmp_path / "one", report, None, {"coins": "Coins"})
-    assert [path.stem for path in written] == ["clicks", "sizes", "noc", "everything", "latency"]
+    assert [path.stem for path in written] == ["clicks", "sizes", "noc", "everything", "video", "latency"]
     one = drawn(tmp_path / "one")
     blue, orange = [np.array(matplotlib.colors.to_rgb(hue[-1])) * 255 for hue in HUES]
     for pixels in one.values():
@@ -212,6 +212,61 @@ def test_reports_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     old = drawn(tmp_path / "old")
     assert (np.abs(old["sizes"] - orange).max(axis=-1) < 3).any()
     assert not (np.abs(old["latency"] - orange).max(axis=-1) < 3).any()
+
+
+def test_all_of_a_legend_is_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single panel is narrow, and names of checkpoints are long."""
+    report = json.loads((REPORTS / "evaluate_2.json").read_text())
+    for section in ("results", "everything"):
+        report[section] = {"coins": report[section]["coins"]}
+    for name in ("short", "a-checkpoint-that-was-trained-for-long"):
+        drawn_figures = dict(figures([(f"{name}, 1024 px", report)], {}))
+        for title in ("sizes", "everything", "clicks"):
+            figure = drawn_figures[title]
+            figure.draw_without_rendering()
+            (legend,) = figure.legends
+            box = legend.get_window_extent()
+            assert box.x0 >= 0, title
+            assert box.x1 <= figure.bbox.width, title
+
+
+def test_what_could_not_be_written_or_compared_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_late(*arguments: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("sam_variants.hub_scripts.evaluate.load_model", too_late)
+    given: dict[str, Any] = {"sets": "cell", "plots": tmp_path / "plots", "threads": 1}
+    with pytest.raises(OSError, match=r"none\.json"):
+        evaluate(**given, compare=tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r"evaluate_2\.json' was measured on .*'coins'.* and not on \['cell'\]"):
+        evaluate(**given, compare=REPORTS / "evaluate_2.json")
+    with pytest.raises(OSError, match="can't be written: give --json a file"):
+        evaluate(**given, json_file=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        evaluate(**given, json_file=tmp_path / "file" / "report.json")
+    with pytest.raises(AssertionError, match="loaded"):
+        evaluate(
+            **(given | {"sets": "coins"}), compare=REPORTS / "evaluate_2.json", json_file=tmp_path / "new" / "a.json"
+        )
+
+
+def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("datasets")
+    model, data = str(save_tiny(tmp_path / "model", "tiny_vit_with_skips")), folder_of_images(tmp_path / "mine", 4)
+    options: dict[str, Any] = {"model": model, "data": str(data), "threads": 1, "max_objects": 1}
+    report = evaluate(**options)
+    assert report["left_out"] == {"mine": {"objects beyond 1 per image": 3, "images without an object": 1}}
+    assert "mine: left out 3 objects beyond 1 per image, 1 images without an object" in capsys.readouterr().out
+    source = data_set(Source(str(data)), SetOptions(max_objects=1))["mine"]
+    for _ in range(2):  # reading anew counts anew
+        assert len(list(source.images(False))) == 4
+        assert source.left_out() == report["left_out"]["mine"]
+    # What only scenes have is no setting of other images.
+    assert set(report["settings"]) == {"measure", "data", "max_objects", "seed", "threads", "device"}
+    source = data_set(Source(str(data)), SetOptions(min_area=0.5))["mine"]
+    assert [len(example.masks) for example in source.images(False)] == [0] * 4
+    assert source.left_out() == {"objects that are not asked for": 6, "images without an object": 4}
 
 
 def test_clips_of_a_folder_like_davis(tmp_path: Path) -> None:

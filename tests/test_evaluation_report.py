@@ -142,6 +142,25 @@ def test_a_newer_or_broken_report_is_refused(change: dict[str, Any], named: str)
     assert named in str(caught.value)
 
 
+def test_a_report_without_a_number_for_the_card_is_refused() -> None:
+    values = {
+        name: part for name, part in report("evaluate_2").items() if name not in ("results", "everything", "video")
+    }
+    with pytest.raises(ValueError, match=r"no number for a card, such as one of speed alone: measure prompts"):
+        card_of(evaluation=values)
+
+
+def test_a_card_does_not_tell_the_folders_of_who_measured(tmp_path: Path) -> None:
+    values = report("evaluate_2")
+    values["settings"] |= {"data": "/data/somebody/photos/mine"}
+    card = reloaded(card_of(evaluation=values), tmp_path)
+    assert "somebody" not in str(card)
+    assert card.data.eval_results[0].dataset_args["data"] == "mine"
+    assert "data mine," in card.text or "data mine." in card.text
+    values["settings"] |= {"data": "somebody/photos"}
+    assert "data somebody/photos" in card_of(evaluation=values).text
+
+
 def test_numbers_of_clicks_are_not_shares_but_not_below_0() -> None:
     values = report("evaluate_2")
     coins(values)["noc_85"] = -1.0

@@ -126,6 +126,37 @@ def test_white_is_an_object_where_there_is_only_black_and_white(mask: Image.Imag
     assert (found != LARGE).mean() < 0.005
 
 
+def test_smoothed_edges_are_no_ids() -> None:
+    """Drawn finer and averaged, an edge has a few grays, each of which would be an object of a label map."""
+    fine = np.kron(LARGE, np.ones((2, 2), bool))
+    fine = np.roll(fine, 1, axis=1) | np.tri(*fine.shape, k=-200, dtype=bool)
+    stored = np.rint(fine.reshape(LARGE.shape[0], 2, LARGE.shape[1], 2).mean(axis=(1, 3)) * 255).astype(np.uint8)
+    assert 4 <= len(np.unique(stored)) <= 5
+    picture = photo().resize(LARGE.shape[::-1])
+    masks = open_masks(Dataset.from_list([{"image": picture, "mask": Image.fromarray(stored)}]))
+    assert masks.found.kind == "binary"
+    np.testing.assert_array_equal(masks[0].masks, (stored > 127)[None])
+    # Thin objects with a void border are label maps all the same.
+    thin = np.zeros((HEIGHT, WIDTH), np.uint8)
+    thin[3], thin[9], thin[20:] = 1, 2, 255
+    assert len(open_masks(rows_of(mask=Image.fromarray(thin)))[0].masks) == 2
+
+
+def test_a_label_map_after_black_and_white_is_asked_about() -> None:
+    """Taken for one object, the objects of the second row would be one, or with void around them none."""
+    white = pictures()[0]
+    with_void = label_map()
+    with_void[0] = 255
+    for labels in (label_map(), with_void):
+        rows = Dataset.from_list([{"image": photo(), "mask": m} for m in (white, Image.fromarray(labels))])
+        with pytest.raises(ValueError, match=r"row 1, column 'mask': the mask has several values.*\"label_map\""):
+            open_masks(rows)[1]
+        assert len(open_masks(rows, columns={"kind": "label_map", "void": 255})[1].masks) == 2
+        masks = open_masks(rows, columns={"kind": "binary"})
+        assert len(masks[1].masks) == 1
+        assert not masks.skipped
+
+
 def test_black_and_white_may_be_taken_apart() -> None:
     white = Image.fromarray((label_map() > 0).astype(np.uint8) * 255)
     masks = open_masks(rows_of(mask=white), columns={"kind": "components"})

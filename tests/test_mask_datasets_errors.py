@@ -106,6 +106,23 @@ def test_a_photo_is_no_label_map() -> None:
         open_masks(rows)[0]
 
 
+@pytest.mark.parametrize("kind", ["label_map", "components"])
+def test_a_label_map_saved_as_jpeg_is_refused(kind: str) -> None:
+    stored = io.BytesIO()
+    Image.fromarray(label_map() * 90).save(stored, "JPEG")
+    rows = rows_of(mask=Image.open(stored))
+    with pytest.raises(ValueError, match=r"row 0, column 'mask': the label map was saved as JPEG.*\"binary\""):
+        open_masks(rows, columns={"kind": kind})[0]
+    assert len(open_masks(rows, columns={"kind": "binary"})[0].masks) == 1
+
+
+def test_rows_are_read_one_by_one() -> None:
+    masks = open_masks(rows_of(rle=CODES))
+    with pytest.raises(TypeError, match="slice"):
+        masks[0:1]
+    assert len(masks[np.int64(-1)].masks) == 2
+
+
 def test_a_class_label_is_no_mask_beside_one() -> None:
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat"]), "png": ImageFeature()})
     columns = {"image": [photo()], "label": [0], "png": [Image.fromarray(label_map())]}

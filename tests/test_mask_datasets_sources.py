@@ -173,6 +173,36 @@ def test_coco_files_that_do_not_fit_are_errors(tmp_path: Path) -> None:
         open_masks(file)
 
 
+def test_images_of_another_size_than_a_coco_file_says_are_refused(tmp_path: Path) -> None:
+    """Polygons would lie in the wrong place, and nothing else would tell: scaled images, or turned ones."""
+    file = write_coco(tmp_path / "annotations.json")
+    photo(1).resize((2 * WIDTH, 2 * HEIGHT)).save(tmp_path / "p1.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo(2).save(tmp_path / "p2.png", exif=turned)
+    masks = open_masks(file)
+    assert len(masks[0].masks) == 2
+    with pytest.raises(ValueError, match=r"row 1, column 'objects': the COCO file says 40x24 .*, the image 80x48$"):
+        masks[1]
+    with pytest.raises(ValueError, match=r"the COCO file says 40x24 .*, the image 24x40: one of them is turned.*EXIF"):
+        masks[2]
+
+
+def test_coco_images_are_known_by_their_ids(tmp_path: Path) -> None:
+    file = write_coco(tmp_path / "annotations.json")
+    whole = json.loads(file.read_text())
+    twice = [*whole["images"], {"id": 2, "file_name": "p0.png"}]
+    nameless = [*whole["images"], {"id": 7}]
+    for images, named in ((twice, "two images with the id 2"), (nameless, 'an image without "id" and "file_name"')):
+        file.write_text(json.dumps({**whole, "images": images}))
+        with pytest.raises(ValueError, match=named):
+            open_masks(file)
+    # What a file doesn't know of its images isn't held against them.
+    unsized = [{"id": n, "file_name": f"p{n}.png", "width": 0, "height": None} for n in range(3)]
+    file.write_text(json.dumps({**whole, "images": unsized}))
+    check(open_masks(file))
+
+
 def test_a_folder_of_images_with_metadata(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     lines = []
@@ -310,3 +340,12 @@ def test_the_hub(hub: LocalHub) -> None:
         open_masks("me/two", split="val")
     with pytest.raises(FileNotFoundError, match=r"'\./missing' is neither"):
         open_masks("./missing")
+
+
+def test_a_mistyped_folder_is_named_where_the_hub_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*arguments: Any, **options: Any) -> None:
+        raise ConnectionError("Couldn't reach 'data/cions' on the Hub (LocalEntryNotFoundError)")
+
+    monkeypatch.setattr("sam_variants.training.mask_folders.get_dataset_split_names", unreachable)
+    with pytest.raises(FileNotFoundError, match=r"'data/cions' is neither a folder or file here nor .*Couldn't reach"):
+        open_masks("data/cions")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult
@@ -85,7 +86,7 @@ def measurements(report: Mapping[str, Any]) -> list[Measurement]:
         report: what an evaluation command wrote with --json.
 
     Raises:
-        ValueError: for anything else than such a report, and for a share that is no number from 0 to 1.
+        ValueError: for anything else than such a report, for a share that is no number from 0 to 1, and for no number.
     """
     kind = kind_of(report)
     try:
@@ -101,6 +102,11 @@ def measurements(report: Mapping[str, Any]) -> list[Measurement]:
             raise ValueError(
                 f"the evaluation has {number.value!r} for {number.name!r} ({number.dataset[1]}), expected {expected}"
             )
+    if not found:
+        raise ValueError(
+            "the evaluation has no number for a card, such as one of speed alone: measure prompts, noc, everything or "
+            "video"
+        )
     return found
 
 
@@ -213,7 +219,10 @@ def dataset_configs(reports: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def settings_of(report: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(report.get("settings") or {})
+    """The settings of a report; of data on somebody's machine only the name, as folders may tell who that is."""
+    settings = dict(report.get("settings") or {})
+    data = str(settings.get("data", ""))
+    return settings | ({"data": PurePath(data).name} if PurePath(data).is_absolute() else {})
 
 
 def results_text(reports: Sequence[Mapping[str, Any]]) -> str:

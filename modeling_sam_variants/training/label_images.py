@@ -150,7 +150,7 @@ def is_edge_of_white(labels: np.ndarray) -> bool:
     gray = (labels > 0) & (labels < WHITE)
     if not (labels == WHITE).any() or labels[gray].max(initial=0) < WHITE // 4:
         return False
-    return not cv2.erode(gray.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0).any()
+    return not cv2.erode(gray.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=(0,)).any()
 
 
 def is_lossy(value: Any) -> bool:

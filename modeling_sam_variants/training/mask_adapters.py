@@ -217,7 +217,7 @@ def _sized(array: np.ndarray, size: Size, name: str = "the mask") -> np.ndarray:
 
 
 def _unlike(size: Sequence[int], image_size: Size) -> str:
-    turned = ": one of them is turned" if tuple(size) == image_size[::-1] else ""
+    turned = ": one of them is turned (what EXIF says of an image is done)" if tuple(size) == image_size[::-1] else ""
     (height, width), (image_height, image_width) = size, image_size
     return f"{width}x{height} pixels (width x height), the image {image_width}x{image_height}{turned}"
 

@@ -79,7 +79,7 @@ class MaskColumns:
         return wanted
 
 
-EXAMPLE = 'columns={"image": "photo", "masks": "labels"}'
+EXAMPLE = 'columns={"image": "photo", "masks": "labels"} (of a command --columns image=photo,masks=labels)'
 
 
 def find_columns(

@@ -151,8 +151,8 @@ def _sizes_by_id(path: Path, entries: list[Any]) -> dict[Any, dict[str, list[int
             raise ValueError(f'{path} has an image without "id" and "file_name": {entry!r:.80}')
         if entry["id"] in sizes:
             raise ValueError(f"{path} has two images with the id {entry['id']!r}: annotations would belong to both")
-        sides = [entry.get("height"), entry.get("width")]
-        sizes[entry["id"]] = {SIZE_KEY: sides} if all(isinstance(side, int) and side > 0 for side in sides) else {}
+        sides = [side for side in (entry.get("height"), entry.get("width")) if isinstance(side, int) and side > 0]
+        sizes[entry["id"]] = {SIZE_KEY: sides} if len(sides) == 2 else {}
     return sizes
 
 
