@@ -76,7 +76,7 @@ RECIPES = {
         warmup=100,
         loss=LossWeights(focal=0.0, cross_entropy=1.0, balance=0.1, dice=1.0, iou=4.0),
     ),
-    # what the embedded model is made with from the first edition's weights, at the size that it works at
+    # goes on with a trained model on scenes with whole, part and subpart, at a larger input in the end
     "second": Recipe(
         phases=(
             Phase(0.45, size=256, batch_size=6, num_objects=10, rounds=2, min_area=0.002, caches=(0, 0, 1)),
