@@ -65,7 +65,7 @@ def distill(
         typer.Option(metavar="PIXELS", help="Input size of the student.", show_default="its own, else the teacher's"),
     ] = None,
     projection: Annotated[
-        bool, typer.Option("--projection", help="A student checkpoint keeps its own width and decoder.")
+        bool, typer.Option("--projection", help="A student checkpoint keeps its own width and decoder; add --align.")
     ] = False,
     epochs: Annotated[float, typer.Option(help="Passes over the images for the embeddings.")] = DEFAULTS.epochs,
     align: Annotated[

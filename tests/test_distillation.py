@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,59 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distillation_examples import FAST, HALF, Squares, learn
 from PIL import Image
 from tiny import TINY_VISION, WIDTH, save_tiny, tiny_config, tiny_model, tiny_video_model
-from torch import nn
+from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from sam_variants.hub_scripts.cli import app
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
-from sam_variants.processing.processor_for import processor_for
-from sam_variants.training.decoder_alignment import AlignmentRows, DecoderAlignment, agreement, boxes_around
-from sam_variants.training.distillation import Distillation, DistillationSettings
-from sam_variants.training.embedding_distillation import EmbeddingDistiller, collate_levels, resized
-from sam_variants.training.embedding_shards import embed_dataset
-from sam_variants.training.image_rows import ImageRow, open_images
-from sam_variants.training.mask_batches import EpochRow
-from sam_variants.training.masked_image import MaskedImage
-from sam_variants.training.prompted_loss import Prompts, ask
+from sam_variants.training.embedding_distillation import resized, spreads_of
+from sam_variants.training.image_rows import open_images
 from sam_variants.training.student_config import STUDENT_SIZES, build_student, read_student, teacher_processor
-
-HALF = TINY_VISION["tiny_vit"] | {"embed_dims": [8, 12, 16, 20], "out_chans": 7}
-FAST = DistillationSettings(
-    epochs=6, batch_size=3, learning_rate=0.01, held_out=0.2, save_steps=1000, objects=3, seed=1, cache_dtype="float32"
-)
-
-
-class Squares:
-    """Images of different sizes with a bright square each, whose place and brightness a row number tells."""
-
-    fingerprint = "squares"
-
-    def __init__(self, count: int = 10, with_masks: bool = False, fails_at: int | None = None) -> None:
-        self.count, self.with_masks, self.fails_at, self.reads = count, with_masks, fails_at, 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Any:
-        self.reads += 1
-        if self.reads == self.fails_at:
-            raise KeyboardInterrupt
-        height, width = 64 - 2 * index, 40 + 2 * index
-        mask = np.zeros((1, height, width), bool)
-        mask[0, 4 + index : 20 + index, 3:25] = True
-        image = np.where(mask[0, ..., None], 120 + 10 * index, 20 * index % 90).astype(np.uint8).repeat(3, axis=2)
-        return MaskedImage(image, mask) if self.with_masks else ImageRow(image)
-
-
-def learn(out: Path, student: Any = HALF, teacher: SamVariantsModel | None = None, **options: Any) -> dict[str, Any]:
-    torch.manual_seed(0)
-    teacher = tiny_model("tiny_vit_with_skips") if teacher is None else teacher
-    images, resume = options.pop("images", Squares()), options.pop("resume", False)
-    built = build_student(teacher, student, options.pop("image_size", None), options.pop("projection", False))
-    return Distillation(teacher, built, images, out, replace(FAST, **options), cpu=True).run(resume)
 
 
 @pytest.mark.parametrize("student", ["tiny_vit", "vit", "hiera", "tiny_vit_with_skips"])
@@ -87,6 +47,15 @@ def test_a_student_takes_over_everything_but_the_encoder(teacher: str, student: 
     with torch.no_grad():
         expected, found = (model(pixels, points, labels) for model in (built, loaded))
     torch.testing.assert_close(found.pred_masks, expected.pred_masks)
+
+
+@pytest.mark.parametrize("size", [0, 50])
+def test_a_size_that_fits_no_encoder_is_refused(size: int) -> None:
+    for student in (HALF, tiny_model("tiny_vit")):
+        with pytest.raises(ValueError, match=f"image_size={size}"):
+            build_student(tiny_model("vit"), student, size)
+    with pytest.raises(ValueError, match=f"image_size={size}"):
+        build_student(tiny_model("vit"), {"vision_config": HALF, "image_size": size})
 
 
 def test_published_sizes_are_students_of_any_width() -> None:
@@ -127,12 +96,6 @@ def test_what_is_no_student_is_refused(student: Any, problem: str) -> None:
         build_student(tiny_model("vit"), student)
 
 
-def disturb(module: nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-
-
 def narrow_model() -> SamVariantsModel:
     """A whole model of another width than the tiny ones."""
     config = tiny_config("tiny_vit").to_dict()
@@ -164,6 +127,7 @@ def test_a_student_learns_the_embeddings(tmp_path: Path) -> None:
     assert all(now < then for now, then in zip(after["finer_mse"], before["finer_mse"], strict=True))
     assert report == json.loads((tmp_path / "out" / "distillation.json").read_text())
     assert (report["images"], report["held_out"]) == (8, 2)
+    assert "library_name: transformers" in (tmp_path / "out" / "README.md").read_text()
     student = AutoModel.from_pretrained(tmp_path / "out")
     rest = [name for name in teacher.state_dict() if name.startswith(("mask_decoder.", "prompt_encoder."))]
     for name in rest:
@@ -187,8 +151,8 @@ def test_a_video_teacher_of_sam2_gives_its_levels_and_its_memory(tmp_path: Path)
     assert len(after["finer_mse"]) == 2
     student = AutoModel.from_pretrained(tmp_path / "out")
     assert isinstance(student, SamVariantsVideoModel)
-    memory = [name for name in teacher.state_dict() if name.startswith(("memory_", "maskmem", "obj_ptr"))]
-    assert memory
+    memory = [name for name in teacher.state_dict() if name.startswith(("memory_", "maskmem", "obj_ptr", "no_mem"))]
+    assert "no_mem_embed" in memory  # the memory is fed without it
     assert all(torch.equal(student.state_dict()[name], teacher.state_dict()[name]) for name in memory)
 
 
@@ -202,102 +166,29 @@ def test_the_teacher_sees_what_the_student_sees() -> None:
     assert teacher_processor(teacher, teacher).resize_mode == "square"
 
 
+def test_the_spread_of_maps_is_taken_row_by_row() -> None:
+    generator = torch.Generator().manual_seed(0)
+    stored = [[torch.randn(3, 8, 8, generator=generator), torch.randn(5, 4, 4, generator=generator)] for _ in range(9)]
+    held: list[weakref.ref] = []
+
+    class Rows:
+        def __getitem__(self, row: int) -> list[Tensor]:
+            assert sum(kept() is not None for kept in held) <= 4  # the row before, of two maps, and what is made of it
+            maps = [level.double() for level in stored[row]]
+            held.extend(map(weakref.ref, maps))
+            return maps
+
+    spreads = spreads_of(Rows(), range(9), 2)  # type: ignore[arg-type]
+    for place, spread in enumerate(spreads):
+        channels = torch.stack([levels[place] for levels in stored]).transpose(0, 1).flatten(1)
+        assert spread == pytest.approx(float(channels.var(dim=1, correction=0).mean()), rel=1e-5)
+
+
 def test_maps_of_another_size_are_resized() -> None:
     ramp = torch.arange(8.0).expand(1, 1, 8, 8)
     small = resized(ramp, torch.zeros(1, 1, 4, 4))
     torch.testing.assert_close(small[0, 0, 0, 1:3], torch.tensor([2.5, 4.5]))
     assert resized(ramp.half(), torch.zeros(1, 1, 8, 8)).dtype == torch.float32
-
-
-def test_the_teacher_itself_is_at_no_distance(tmp_path: Path) -> None:
-    teacher = tiny_model("tiny_vit_with_skips")
-    twin, images = build_student(teacher, teacher).model, Squares(4)
-    processor = processor_for(teacher)
-    shards = embed_dataset(teacher, processor, images, tmp_path / "cache", dtype="float32")
-    rows = AlignmentRows(images, range(4), processor, shards, processor.image_processor, 5, 3, seed=0)
-    batch = collate_levels([rows[EpochRow(0, row)] for row in range(4)])
-    with torch.no_grad():
-        found = EmbeddingDistiller(twin, [1.0, 1.0, 1.0])(batch["pixel_values"], batch["targets"])
-    assert found["loss"] < 1e-9
-    alignment = DecoderAlignment(twin, teacher, rounds=3)
-    reached = agreement(alignment, [batch])
-    assert min(reached.values()) > 0.99
-    nn.init.normal_(twin.mask_decoder.mask_tokens.weight)
-    assert min(agreement(alignment, [batch]).values()) < 0.95
-
-
-def test_alignment_brings_the_answers_nearer_and_touches_the_decoder_alone(tmp_path: Path) -> None:
-    teacher = tiny_model("vit")
-    built = build_student(teacher, teacher)
-    student = built.model
-    encoder = {name: tensor.clone() for name, tensor in student.image_encoder.state_dict().items()}
-    disturb(student.mask_decoder.output_upscaling)
-    run = Distillation(
-        teacher,
-        built,
-        Squares(with_masks=True),
-        tmp_path / "out",
-        replace(FAST, epochs=0, alignment_epochs=20, alignment_learning_rate=0.003),
-        cpu=True,
-    )
-    report = run.run()
-    before, after = report["alignment"]["before"], report["alignment"]["after"]
-    assert sum(after.values()) > sum(before.values())
-    learned = AutoModel.from_pretrained(tmp_path / "out")
-    assert all(torch.equal(tensor, encoder[name]) for name, tensor in learned.image_encoder.state_dict().items())
-    assert torch.equal(learned.prompt_encoder.no_mask_embed.weight, teacher.prompt_encoder.no_mask_embed.weight)
-    assert all(parameter.requires_grad for parameter in student.parameters())
-
-
-def test_clicks_are_on_objects_where_masks_are_known_and_the_same_in_every_run(tmp_path: Path) -> None:
-    teacher, images = tiny_model("vit"), Squares(3, with_masks=True)
-    processor = processor_for(teacher)
-    shards = embed_dataset(teacher, processor, images, tmp_path / "cache")
-    larger = processor.image_processor.updated(image_size=128)
-    rows = AlignmentRows(images, [2, 1], processor, shards, larger, 20, 2, seed=3)
-    example = rows[EpochRow(4, 0)]
-    scale = 64 / 60  # row 2 is 60 pixels high
-    x, y = (example["points"] / scale).T
-    assert bool(((x >= 2.5) & (x <= 25) & (y >= 5.5) & (y <= 22)).all())
-    torch.testing.assert_close(example["to_teacher"], torch.tensor([2.0, 2.0]), atol=0.02, rtol=0)
-    again, later = rows[EpochRow(4, 0)], rows[EpochRow(5, 0)]
-    assert all(torch.equal(example[name], again[name]) for name in ("points", "use_box", "jitter", "draws"))
-    assert not torch.equal(example["points"], later["points"])
-    anywhere = AlignmentRows(Squares(3), [2], processor, shards, larger, 200, 2, seed=3)[EpochRow(0, 0)]["points"]
-    assert bool((anywhere[:, 0] > 30).any())
-    assert bool((anywhere.amax(dim=0) <= torch.tensor([44 * scale, 64])).all())
-
-
-def test_teacher_and_student_are_asked_about_the_same_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = tiny_model("vit")
-    images, student = Squares(2, with_masks=True), build_student(teacher, teacher, image_size=128).model
-    prepared = teacher_processor(teacher, student)
-    shards = embed_dataset(teacher, prepared, images, tmp_path / "cache")
-    rows = AlignmentRows(images, [0, 1], processor_for(student), shards, prepared, 12, 2, seed=0)
-    asked: dict[Any, list[Prompts]] = {teacher: [], student: []}
-
-    def noted(model: Any, levels: Any, prompts: Prompts, is_object: Any) -> Any:
-        asked[model].append(prompts)
-        return ask(model, levels, prompts, is_object)
-
-    monkeypatch.setattr("sam_variants.training.decoder_alignment.ask", noted)
-    loss = DecoderAlignment(student, teacher, rounds=2)(**collate_levels([rows[EpochRow(0, row)] for row in (0, 1)]))
-    assert loss["loss"].isfinite()
-    assert len(asked[student]) == len(asked[teacher]) - 1 == 2  # the teacher is asked for the boxes, too
-    for theirs, own in zip(asked[teacher][1:], asked[student], strict=True):
-        is_point, is_box = own.labels >= 0, own.boxes[..., 0] >= 0
-        assert is_box.any()
-        torch.testing.assert_close(theirs.points[is_point], own.points[is_point] / 2, atol=0.6, rtol=0.01)
-        torch.testing.assert_close(theirs.boxes[is_box], own.boxes[is_box] / 2, atol=0.6, rtol=0.01)
-        assert torch.equal(theirs.points[~is_point], own.points[~is_point])
-        assert torch.equal(theirs.labels, own.labels)
-
-
-def test_boxes_are_around_masks() -> None:
-    masks = torch.zeros(1, 2, 6, 8, dtype=torch.bool)
-    masks[0, 0, 2:5, 3:4] = True
-    masks[0, 1, 0:6, 0:8] = True
-    assert boxes_around(masks).tolist() == [[[3, 2, 4, 5], [0, 0, 8, 6]]]
 
 
 def test_an_interrupted_run_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
@@ -310,6 +201,8 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
         learn(tmp_path / "cut", **options)
     with pytest.raises(ValueError, match=r"holds another run: learning_rate was 0\.01, is 0\.02"):
         learn(tmp_path / "cut", resume=True, learning_rate=0.02, **options)
+    with pytest.raises(ValueError, match=r"holds another run: .*student_image_size was 64, is 96"):
+        learn(tmp_path / "cut", resume=True, image_size=96, **options)
     learn(tmp_path / "cut", resume=True, **options)
     whole, cut = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
@@ -318,7 +211,15 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 2.0}, {"held_out": 0.0}, {"alignment_epochs": -1}]
+    "wrong",
+    [
+        {"epochs": 0},
+        {"epochs": float("nan")},
+        {"batch_size": 0},
+        {"learning_rate": 2.0},
+        {"held_out": 0.0},
+        {"alignment_epochs": -1},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

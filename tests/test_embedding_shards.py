@@ -101,6 +101,39 @@ def test_a_killed_process_leaves_the_finished_shards(model: SamVariantsModel, tm
         shards.write([(3, maps)])
 
 
+def test_a_row_that_cannot_be_read_costs_no_other(model: SamVariantsModel, tmp_path: Path) -> None:
+    class Broken(RaggedImages):
+        def __getitem__(self, index: int) -> ImageRow:
+            if index == 5:
+                raise OSError("row 5 is broken")
+            return super().__getitem__(index)
+
+    with pytest.raises(OSError, match="row 5 is broken"):
+        embed(model, Broken(), tmp_path / "cache")
+    images = RaggedImages()
+    shards = embed(model, images, tmp_path / "cache")
+    assert images.read == [3, 4, 5, 6]  # the first batch of three is there
+    torch.testing.assert_close(shards[1], direct(model, images[1].image), atol=4e-3, rtol=4e-3, check_dtype=False)
+
+
+def test_slow_work_is_stored_from_time_to_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, seconds = tmp_path / "cache", iter(range(0, 10_000, 200))
+    monkeypatch.setattr("sam_variants.training.embedding_shards.time.monotonic", lambda: next(seconds))
+    EmbeddingShards(folder, {}).write((row, [torch.ones(1, 2, 2)]) for row in range(5))
+    assert sorted(path.name for path in folder.glob("rows-*"))[0] == "rows-00000000-00000001.safetensors"
+    assert len(EmbeddingShards(folder, {})) == 5
+
+
+def test_a_row_that_two_runs_wrote_is_read_from_one(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    first, second = EmbeddingShards(folder, {}), EmbeddingShards(folder, {})
+    first.write((row, [torch.ones(2, 4, 4), torch.ones(3, 2, 2)]) for row in range(4))
+    second.write((row, [torch.ones(2, 4, 4), torch.ones(3, 2, 2)]) for row in range(2, 6))
+    shards = EmbeddingShards(folder, {})
+    assert len(shards) == 6
+    assert [len(shards[row]) for row in range(6)] == [2] * 6
+
+
 def test_only_missing_rows_are_encoded_again(model: SamVariantsModel, tmp_path: Path) -> None:
     images = RaggedImages()
     embed(model, images, tmp_path / "cache", rows=[1, 4])

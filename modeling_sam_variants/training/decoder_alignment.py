@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_variants.decoders.prompt_encoder import PADDING_COORDINATE, PADDING_LABEL
-from sam_variants.losses import cross_entropy_loss, dice_loss, mask_iou
+from sam_variants.losses import cross_entropy_loss, mask_iou
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.coordinates import apply_coords
 from sam_variants.training.embedding_distillation import DistillationRows, embedding_levels
@@ -24,6 +24,10 @@ BOX_SHARE = 0.5
 BOX_JITTER = 0.08
 # Small objects count in the cross-entropy too.
 BALANCE = 0.25
+# The logit of cells that show padding.
+NOTHING = -32.0
+# Smaller masks, as a share of the map, weigh no more than this where clicks are anywhere.
+LEAST_AREA = 0.02
 
 
 class AlignmentRows(DistillationRows):
@@ -67,6 +71,8 @@ class AlignmentRows(DistillationRows):
             "pixel_values": prepared["pixel_values"][0],
             "targets": self.shards[row],
             "points": torch.from_numpy(apply_coords(self._clicks(example, rng), size, inner)),
+            "is_anywhere": torch.full((self.num_objects,), not len(getattr(example, "masks", ()))),
+            "inner": torch.tensor([inner[1], inner[0]], dtype=torch.float32),
             "to_teacher": torch.tensor([teachers[1] / inner[1], teachers[0] / inner[0]]),
             "use_box": torch.from_numpy(rng.uniform(size=self.num_objects) < BOX_SHARE),
             "jitter": torch.from_numpy(rng.uniform(-BOX_JITTER, BOX_JITTER, (self.num_objects, 4)).astype(np.float32)),
@@ -86,7 +92,11 @@ class DecoderAlignment(nn.Module):
 
     Every click is asked about, or the box around the teacher's answer to it; then corrections follow, from where the
     student's mask differs from the teacher's first one. In every round both get the same prompts, and all masks of the
-    student learn the teacher's probabilities, its scores the teacher's scores.
+    student learn the teacher's probabilities. Its scores learn what its own masks are worth: what the teacher thinks
+    of its mask, times how much the student's is like it. Padding is no part of a mask, as it is none of the image.
+
+    Clicks anywhere hit large things more often: they weigh as much less as the teacher's mask is larger, so that things
+    count alike, and masks and scores don't lean towards backgrounds.
 
     Args:
         student: what learns.
@@ -112,10 +122,11 @@ class DecoderAlignment(nn.Module):
         levels = embedding_levels(self.student, batch["pixel_values"])
         everyone = torch.ones_like(batch["use_box"])
         asked, wanted = self._first_prompts(batch)
+        weights = weights_of(wanted, batch["is_anywhere"])
         total = levels[-1].new_zeros((), dtype=torch.float32)
         for turn in range(self.rounds):
             own, theirs = ask(self.student, levels, asked, everyone), self._teacher_answer(asked, batch)
-            total = total + answer_loss(own, theirs)
+            total = total + answer_loss(own, theirs, self._is_image(own.logits, batch)[:, :, None], weights)
             if turn + 1 < self.rounds:
                 asked = self._corrected(asked, own, wanted, batch, turn)
         return {"loss": total / self.rounds}
@@ -128,7 +139,17 @@ class DecoderAlignment(nn.Module):
         is_box = asked.boxes[..., 0] != PADDING_COORDINATE
         own = best_masks(ask(self.student, levels, asked, torch.ones_like(is_box)), is_box)
         theirs = best_masks(self._teacher_answer(asked, batch), is_box)
-        return mask_iou(same_size(own, theirs) > 0, theirs > 0), is_box
+        is_image = self._is_image(theirs, batch)
+        return mask_iou((same_size(own, theirs) > 0) & is_image, (theirs > 0) & is_image), is_box
+
+    def _is_image(self, maps: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """B×1×h×w bool: which cells of maps …×h×w show the image, and not padding."""
+        shares = batch["inner"] / self.student.config.image_size
+        columns, rows = (
+            torch.arange(count, device=shares.device) + 0.5 < share[:, None] * count
+            for count, share in zip((maps.shape[-1], maps.shape[-2]), shares.unbind(dim=1), strict=True)
+        )
+        return (rows[:, :, None] & columns[:, None])[:, None]
 
     def _teacher_answer(self, asked: Prompts, batch: Mapping[str, Any]) -> Answer:
         """What the teacher says to the student's prompts."""
@@ -149,10 +170,11 @@ class DecoderAlignment(nn.Module):
         no_boxes = points.new_full((*use_box.shape, 4), PADDING_COORDINATE)
         clicked = self._teacher_answer(Prompts(points[:, :, None], labels, no_boxes), batch)
         meant = best_masks(clicked, torch.zeros_like(use_box)) > 0
+        meant = meant & self._is_image(meant, batch)
         boxes = boxes_around(meant) * (self.teacher[0].config.vision_config.stride // 4)
         boxes = boxes / batch["to_teacher"][:, None].repeat(1, 1, 2)
         extent = (boxes[..., 2:] - boxes[..., :2]).repeat(1, 1, 2)
-        boxes = (boxes + batch["jitter"] * extent).clamp(0, self.student.config.image_size)
+        boxes = (boxes + batch["jitter"] * extent).clamp(min=0).minimum(batch["inner"][:, None].repeat(1, 1, 2))
         use_box = use_box & meant.flatten(2).any(dim=-1)
         asked = Prompts(
             torch.where(use_box[..., None], PADDING_COORDINATE, points)[:, :, None],
@@ -167,7 +189,7 @@ class DecoderAlignment(nn.Module):
         is_box = asked.boxes[..., 0] != PADDING_COORDINATE
         previous = best_masks(own, is_box | (turn > 0))
         where, label = sample_corrections(
-            previous.flatten(0, 1),
+            previous.masked_fill(~self._is_image(previous, batch), NOTHING).flatten(0, 1),
             same_size(wanted.float(), previous).flatten(0, 1),
             self.student.config.vision_config.stride // 4,
             draws=batch["draws"][:, :, turn].flatten(0, 1),
@@ -204,15 +226,43 @@ def same_size(maps: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def answer_loss(own: Answer, theirs: Answer) -> Tensor:
-    """Distance of a student's answer from a teacher's: cross-entropy and dice of all masks, and that of the scores."""
-    targets = same_size(theirs.logits, own.logits).sigmoid()
-    loss = (cross_entropy_loss(own.logits, targets, BALANCE) + dice_loss(own.logits, targets)).mean()
-    loss = loss + F.mse_loss(own.iou, theirs.iou)
+def weights_of(masks: Tensor, is_anywhere: Tensor) -> Tensor:
+    """B×P weights for B×P×h×w bool masks: 1, and of the clicks that are anywhere one over the area, 1 on average."""
+    inverse = masks.float().mean(dim=(-2, -1)).clamp(min=LEAST_AREA).reciprocal()
+    average = (inverse * is_anywhere).sum() / is_anywhere.sum().clamp(min=1)
+    return torch.where(is_anywhere, inverse / average, 1.0)
+
+
+def answer_loss(own: Answer, theirs: Answer, is_image: Tensor, weights: Tensor) -> Tensor:
+    """Distance of a student's answer from a teacher's, least where they are the same: of all masks, and of the scores.
+
+    Args:
+        own, theirs: answers to the same prompts; the teacher's masks are resized to the student's.
+        is_image: bool, broadcast to the student's masks: cells that are not padding.
+        weights: of the objects, B×P.
+    """
+    logits = own.logits.masked_fill(~is_image, NOTHING)
+    wanted = same_size(theirs.logits, logits).masked_fill(~is_image, NOTHING)
+    targets = wanted.sigmoid()
+    terms = cross_entropy_loss(logits, targets, BALANCE) + square_dice_loss(logits, targets)
+    # a score of the teacher's for a mask that the student can't draw would have it chosen
+    terms = terms + (own.iou - theirs.iou * mask_iou(logits > 0, wanted > 0)).square()
+    loss = (terms * weights[..., None]).mean()
     if own.object_scores is not None and theirs.object_scores is not None:
         is_there = theirs.object_scores.sigmoid()
         loss = loss + F.binary_cross_entropy_with_logits(own.object_scores, is_there)
     return loss
+
+
+def square_dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 − dice coefficient with squares (Milletari et al., 2016) of …×H×W logits against …×H×W targets in [0, 1].
+
+    It is 0 where probabilities are the targets. Without the squares it is least for masks of 0 and 1 that cover what
+    is less likely than not, too: a student's masks would grow wherever its teacher is in doubt.
+    """
+    probability = logits.sigmoid()
+    difference = (probability - targets).square().sum(dim=(-2, -1))
+    return difference / (probability.square().sum(dim=(-2, -1)) + targets.square().sum(dim=(-2, -1)) + 1)
 
 
 @torch.no_grad()

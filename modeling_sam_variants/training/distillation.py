@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
+from sam_variants.hub.repo_folder import write_repo_folder
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processor_for import processor_for
 from sam_variants.training.decoder_alignment import AlignmentRows, DecoderAlignment, agreement
@@ -91,7 +93,7 @@ class DistillationSettings:
         least = {"batch_size": 1, "accumulate": 1, "objects": 1, "rounds": 1, "save_steps": 1, "logging_steps": 1}
         least |= {"seed": 0, "num_workers": 0, "epochs": 0, "alignment_epochs": 0, "weight_decay": 0}
         for name, limit in least.items():
-            if getattr(self, name) < limit:
+            if not limit <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be {limit} or more")
         for name in ("learning_rate", "alignment_learning_rate"):
             if not 0 < getattr(self, name) < 1:
@@ -110,7 +112,7 @@ class Distillation:
         teacher: a whole model.
         student: of `build_student`.
         images: rows with images, and where they have masks, clicks are on objects; see `open_images`, `open_masks`.
-        out: folder for the student; new or empty, or of a run to go on with.
+        out: folder for the student, a complete repository; new or empty, or of a run to go on with.
         settings: how.
         embeddings: folder of the teacher's embeddings, which may be of an earlier run; None: in `out`.
         cpu: stay on the CPU.
@@ -136,6 +138,8 @@ class Distillation:
             **{name: value for name, value in asdict(self.settings).items() if name not in FREE_SETTINGS},
             "rows": len(self.images),
             "student": encoder_checksum(self.student.model),
+            "student_image_size": self.student.model.config.image_size,
+            "projection": self.student.needs_projection,
             **embedding_fingerprint(
                 self.teacher, self.teacher_processor, self.images, self.settings.cache_dtype, self._precision
             ),
@@ -174,8 +178,8 @@ class Distillation:
             report["alignment"] = self._align(arguments["alignment"], shards)
         report["seconds"] = round(time.monotonic() - begun, 1)
         if is_first:
-            self.student.model.requires_grad_(True).eval().save_pretrained(self.out)
-            self.processor.save_pretrained(self.out)
+            model = self.student.model.requires_grad_(True).eval()
+            write_repo_folder(model, self.out, processor=self.processor)
             write_json(self.out / REPORT_FILE, report)
         return report
 
@@ -203,8 +207,14 @@ class Distillation:
             "student_image_size": student.model.config.image_size,
             "images": len(self.learned),
             "held_out": len(self.held_out),
-            "notes": [*student.notes, *geometry_notes(teacher, student.model)],
+            "notes": [*student.notes, *geometry_notes(teacher, student.model), *self._decoder_notes()],
         }
+
+    def _decoder_notes(self) -> list[str]:
+        """What a student with a decoder of its own lacks, in words."""
+        if not self.student.needs_projection or self.settings.alignment_epochs:
+            return []
+        return ["the student's own decoder has not seen its new embeddings: align it (--align), or its masks are wrong"]
 
     def _arguments(self, stage: str) -> TrainingArguments:
         is_first_stage, settings = stage == STAGES[0], self.settings

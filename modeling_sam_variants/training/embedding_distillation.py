@@ -33,6 +33,9 @@ class EmbeddingDistiller(nn.Module):
     def __init__(self, student: SamVariantsModel, spreads: Sequence[float], projection_to: int | None = None) -> None:
         super().__init__()
         self.student, self.spreads = student, list(spreads)
+        if student.no_mem_embed is not None:
+            # a part of image embeddings alone: the memory is fed without it, and has to find what the teacher's finds
+            student.no_mem_embed.requires_grad_(False)
         width = student.config.vision_config.out_chans
         self.projection = None if projection_to is None else nn.Conv2d(width, projection_to, kernel_size=1)
 
@@ -80,13 +83,14 @@ def spreads_of(shards: EmbeddingShards, rows: Sequence[int], num_levels: int) ->
         num_levels: how many maps, counted from the embedding.
     """
     step = max(1, len(rows) // MAX_SPREAD_ROWS)
-    maps = [[level.double() for level in shards[row][-num_levels:]] for row in rows[::step][:MAX_SPREAD_ROWS]]
-    spreads = []
-    for levels in zip(*maps, strict=True):
-        mean = torch.stack([level.mean(dim=(-2, -1)) for level in levels]).mean(dim=0)
-        squares = torch.stack([level.square().mean(dim=(-2, -1)) for level in levels]).mean(dim=0)
-        spreads.append(max(float((squares - mean.square()).mean()), LEAST_SPREAD))
-    return spreads
+    looked_at = rows[::step][:MAX_SPREAD_ROWS]
+    moments: list[Any] = [0.0] * num_levels
+    for row in looked_at:  # one after the other: the finer maps of 64 images would fill gigabytes
+        for place, level in enumerate(shards[row][-num_levels:]):
+            exact = level.double()
+            means = torch.stack([exact.mean(dim=(-2, -1)), exact.square().mean(dim=(-2, -1))])
+            moments[place] = moments[place] + means / len(looked_at)
+    return [max(float((squares - mean.square()).mean()), LEAST_SPREAD) for mean, squares in moments]
 
 
 class DistillationRows(Dataset):

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections import OrderedDict
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ INDEX_FILE = "index.json"
 FORMAT = 1
 SHARD_PATTERN = "rows-*.safetensors"
 SHARD_MB = 256
+# A large encoder on a processor takes an hour for a full shard, all of which a kill would cost.
+MAX_HELD_SECONDS = 300.0
 OPEN_SHARDS = 32
 STORED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 PRECISIONS = ("float32", "bfloat16")
@@ -108,9 +111,9 @@ class EmbeddingShards:
 
     def _note(self, name: str, keys: Iterable[str]) -> None:
         """Remember in which shard the rows of these tensors are, and how many levels each has."""
-        for key in keys:
-            row = int(key.partition(".")[0])
-            self._places[row] = (name, self._places.get(row, (name, 0))[1] + 1)
+        # of a row that two runs wrote at the same time, either one will do
+        counts = Counter(int(key.partition(".")[0]) for key in keys)
+        self._places |= {row: (name, num_levels) for row, num_levels in counts.items()}
 
     @staticmethod
     def _read(path: Path) -> Any:
@@ -159,7 +162,9 @@ class EmbeddingShards:
         return self.__dict__ | {"_open": OrderedDict()}
 
     def write(self, examples: Iterable[tuple[int, Sequence[Tensor]]], shard_mb: float = SHARD_MB) -> None:
-        """Add rows; those of a shard are held in memory until it is full.
+        """Add rows; those of a shard are held in memory until it is full, `MAX_HELD_SECONDS` at most.
+
+        What is held when something goes wrong, such as an image that can't be read, is stored before that is raised.
 
         Args:
             examples: row numbers with their maps, channels×height×width each.
@@ -170,18 +175,21 @@ class EmbeddingShards:
         """
         self._write_index()
         held: dict[str, Tensor] = {}
-        size = 0
-        for row, levels in examples:
-            if row in self or f"{row}.0" in held:
-                raise ValueError(f"row {row} is already in {str(self.folder)!r}")
-            for level, tensor in enumerate(levels):
-                held[f"{row}.{level}"] = tensor.detach().cpu().contiguous()
-                size += tensor.nbytes
-            if size >= shard_mb * 1e6:
+        size, begun = 0, time.monotonic()
+        try:
+            for row, levels in examples:
+                if row in self or f"{row}.0" in held:
+                    raise ValueError(f"row {row} is already in {str(self.folder)!r}")
+                maps = [tensor.detach().cpu().contiguous() for tensor in levels]
+                held |= {f"{row}.{level}": tensor for level, tensor in enumerate(maps)}
+                size += sum(tensor.nbytes for tensor in maps)
+                if size >= shard_mb * 1e6 or time.monotonic() - begun > MAX_HELD_SECONDS:
+                    full, held = held, {}
+                    self._store(full)
+                    size, begun = 0, time.monotonic()
+        finally:
+            if held:
                 self._store(held)
-                held, size = {}, 0
-        if held:
-            self._store(held)
 
     def _write_index(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def _from_values(values: Any, name: str) -> StudentSource:
             f"{name!r} is no configuration of an image encoder: it needs a model_type, such as "
             f'{{"model_type": "{TINY_VIT}", "embed_dims": [32, 64, 80, 160], "num_heads": [1, 2, 2, 5]}}'
         )
-    size = values.get("image_size") or vision.get("image_size")
+    size = vision.get("image_size") if values.get("image_size") is None else values["image_size"]
     return StudentSource(vision_config_from(vision), image_size=size)
 
 
@@ -150,7 +150,8 @@ def build_student(
             `projection` without a checkpoint, or a size that is no multiple of the stride.
     """
     source = read_student(student)
-    size: Any = image_size or source.image_size or teacher.config.image_size
+    sizes = (image_size, source.image_size, teacher.config.image_size)
+    size: Any = next(size for size in sizes if size is not None)
     if projection:
         return _with_projection(source, teacher, size)
     width = teacher.config.vision_config.out_chans
