@@ -79,8 +79,8 @@ RECIPES = {
     # goes on with a trained model on scenes with whole, part and subpart, at a larger input in the end
     "second": Recipe(
         phases=(
-            Phase(0.45, size=256, batch_size=6, num_objects=10, rounds=2, min_area=0.002, caches=(0, 0, 1)),
-            Phase(0.55, size=384, batch_size=3, num_objects=10, rounds=3, min_area=0.0015, caches=(0,)),
+            Phase(0.45, size=256, batch_size=6, num_objects=8, rounds=2, min_area=0.002),
+            Phase(0.55, size=384, batch_size=3, num_objects=8, rounds=3, min_area=0.0015, caches=(0, 1)),
         ),
         learning_rate=8e-4,
         warmup=200,

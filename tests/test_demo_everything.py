@@ -111,7 +111,7 @@ def test_rows_can_be_walked_with_the_keyboard(found: Page) -> None:
 def test_stricter_thresholds_find_less(found: Page) -> None:
     before = found.locator(ROWS).count()
     score = found.get_by_role("spinbutton", name="Expected IoU")
-    score.fill("0.94")
+    score.fill("0.9")
     score.press("Tab")
     find(found)
     expect(found.locator(ROWS)).not_to_have_count(before)

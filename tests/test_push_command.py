@@ -115,10 +115,10 @@ def test_the_embedded_checkpoint_keeps_its_card_and_its_precision(hub: LocalHub)
     run(embedded, "me/embedded")
     assert hub.files("me/embedded")["README.md"] == (embedded / "README.md").read_bytes()
     assert hub.files("me/embedded")["model.safetensors"] == (embedded / "model.safetensors").read_bytes()
-    told = run_json(embedded, "me/embedded", "--evaluation", REPORTS / "evaluate.json", "--max-shard-size", "3MB")
+    told = run_json(embedded, "me/embedded", "--evaluation", REPORTS / "embedded.json", "--max-shard-size", "3MB")
     card = ModelCard.load("me/embedded")
     assert card.text == ModelCard.load(embedded / "README.md").text
-    expected = json.loads((REPORTS / "evaluate.json").read_text())["results"]["coins"]["model"]["all"]["box"]
+    expected = json.loads((REPORTS / "embedded.json").read_text())["results"]["coins"]["model"]["all"]["box"]
     assert expected in [result.metric_value for result in card.data.eval_results]
     # Cut again, value by value: transformers would have written float32.
     original = load_file(embedded / "model.safetensors")
