@@ -20,6 +20,9 @@ COMMANDS = {
     "segment": "Segment objects in an image from points and boxes.",
     "everything": "Find everything in images: files, folders, patterns, URLs.",
     "track": "Track objects through a video from points, boxes and masks.",
+    "label": "Turn images into a dataset with masks, of any size; it can be stopped and resumed.",
+    "label-plan": "Plan the labeling of millions of images: time, cost, machines that vanish.",
+    "browse": "Look at a labeled dataset in a browser.",
     "demo": "Show the demo in a browser, from this machine.",
     "models": "List the published checkpoints and which of them are here.",
     "convert": "Turn a checkpoint of any layout into a complete repository folder, and back.",
@@ -33,6 +36,8 @@ COMMANDS = {
     "evaluate-tracking": "Measure how well a checkpoint follows objects through clips.",
     "benchmark": "Measure speed and memory, beside transformers.",
 }
+# The extra that brings what a command needs, where it isn't `train`.
+EXTRAS = {"label": "label", "label-plan": "label"}
 EXPECTED_ERRORS = (ValueError, TypeError, OSError)
 
 
@@ -85,8 +90,9 @@ def load_command(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "sam_variants").startswith("sam_variants"):
             raise
+        extra = EXTRAS.get(name, "train")
         raise ValueError(
-            f"{name} needs {error.name}, which is not installed: pip install 'sam-variants[train]'"
+            f"{name} needs {error.name}, which is not installed: pip install 'sam-variants[{extra}]'"
         ) from error
     found = getattr(module, function)
     if isinstance(found, typer.Typer):

@@ -72,15 +72,20 @@ def demo(
     serve(announce, server_name=bracketed(host), server_port=port)
 
 
-def check_installed() -> None:
-    """See that the demo's packages are there.
+def check_installed(needed: Sequence[str] = NEEDED, what: str = "the demo", extras: str = "demo") -> None:
+    """See that packages are there.
+
+    Args:
+        needed: their names.
+        what: needs them.
+        extras: of this package, which bring them.
 
     Raises:
         ValueError: saying how to install them.
     """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    if missing := [name for name in needed if find_spec(name) is None]:
         raise ValueError(
-            f'the demo needs {" and ".join(missing)}, not installed here: pip install "sam-variants[demo]"'
+            f'{what} needs {" and ".join(missing)}, not installed here: pip install "sam-variants[{extras}]"'
         )
 
 

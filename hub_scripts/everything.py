@@ -13,28 +13,42 @@ from rich.table import Column, Table
 
 from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts.everything_run import EverythingRun
+from sam_variants.hub_scripts.generation_options import (
+    BoxNmsThreshOption,
+    CropNLayersOption,
+    CropNmsThreshOption,
+    CropNPointsDownscaleFactorOption,
+    CropOverlapRatioOption,
+    MaskThresholdOption,
+    MaxHoleAreaOption,
+    MaxSprinkleAreaOption,
+    MinMaskRegionAreaOption,
+    PointsPerBatchOption,
+    PointsPerSideOption,
+    PredIouThreshOption,
+    PresetOption,
+    StabilityScoreOffsetOption,
+    StabilityScoreThreshOption,
+    UseM2mOption,
+    given_generation,
+)
 from sam_variants.hub_scripts.image_sources import find_images
 from sam_variants.hub_scripts.model_options import (
     DeviceOption,
     Dtype,
     DtypeOption,
     ImageSizeOption,
+    MaxMemoryOption,
+    ModelOption,
     load_model,
-    pipeline_for,
 )
 from sam_variants.hub_scripts.segment import Clock, make_folder
-from sam_variants.mask_generation.options import MaskGenerationOptions
-from sam_variants.mask_generation_arguments import read_settings
+from sam_variants.mask_generation_arguments import read_bytes
 from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline
+from sam_variants.pipeline_base import pipeline_for
 
 # A longer table of images tells a person nothing.
 LONGEST_TABLE = 20
-
-
-def shown(option: str) -> str:
-    """What the help says of an option that is not given."""
-    value = getattr(MaskGenerationOptions(), option)
-    return f"the model's own, else {value if isinstance(value, str) else format(value, '.3g')}"
 
 
 def everything(
@@ -43,130 +57,27 @@ def everything(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path("everything"),
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into the folders below a folder too.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="CHECKPOINT",
-            help="Checkpoint: a folder, a Hub repository, or an official .pth, .pt or .safetensors file.",
-            show_default="the embedded checkpoint",
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="full, or fast: no points where masks of fitting size lie already.",
-            show_default=shown("preset"),
-        ),
-    ] = None,
-    points_per_side: Annotated[
-        int | None,
-        typer.Option(
-            "--points-per-side", help="Points along each side of the image.", show_default=shown("points_per_side")
-        ),
-    ] = None,
-    points_per_batch: Annotated[
-        int | None,
-        typer.Option(
-            "--points-per-batch", help="Points that the decoder takes at once.", show_default=shown("points_per_batch")
-        ),
-    ] = None,
-    pred_iou_thresh: Annotated[
-        float | None,
-        typer.Option(
-            "--pred-iou-thresh", help="Keep masks whose predicted IoU is above.", show_default=shown("pred_iou_thresh")
-        ),
-    ] = None,
-    stability_score_thresh: Annotated[
-        float | None,
-        typer.Option(
-            "--stability-score-thresh",
-            help="Keep masks at least so stable.",
-            show_default=shown("stability_score_thresh"),
-        ),
-    ] = None,
-    stability_score_offset: Annotated[
-        float | None,
-        typer.Option(
-            "--stability-score-offset",
-            help="How far the cut moves to measure stability, in logits.",
-            show_default=shown("stability_score_offset"),
-        ),
-    ] = None,
-    box_nms_thresh: Annotated[
-        float | None,
-        typer.Option(
-            "--box-nms-thresh",
-            help="Box IoU above which the worse of two masks goes.",
-            show_default=shown("box_nms_thresh"),
-        ),
-    ] = None,
-    crop_n_layers: Annotated[
-        int | None,
-        typer.Option(
-            "--crop-n-layers",
-            help="Layers of crops to look at too; layer i has 4^i.",
-            show_default=shown("crop_n_layers"),
-        ),
-    ] = None,
-    crop_nms_thresh: Annotated[
-        float | None,
-        typer.Option(
-            "--crop-nms-thresh",
-            help="The same between crops; the larger crop's mask goes.",
-            show_default=shown("crop_nms_thresh"),
-        ),
-    ] = None,
-    crop_overlap_ratio: Annotated[
-        float | None,
-        typer.Option(
-            "--crop-overlap-ratio",
-            help="Overlap of crops, as a share of the shorter side.",
-            show_default=shown("crop_overlap_ratio"),
-        ),
-    ] = None,
-    crop_n_points_downscale_factor: Annotated[
-        int | None,
-        typer.Option(
-            "--crop-n-points-downscale-factor",
-            help="Divides the points per side with each layer.",
-            show_default=shown("crop_n_points_downscale_factor"),
-        ),
-    ] = None,
-    min_mask_region_area: Annotated[
-        float | None,
-        typer.Option(
-            "--min-mask-region-area",
-            help="Fill holes and remove islands of fewer pixels.",
-            show_default=shown("min_mask_region_area"),
-        ),
-    ] = None,
-    mask_threshold: Annotated[
-        float | None,
-        typer.Option("--mask-threshold", help="Logit above which a pixel counts.", show_default="the model's own"),
-    ] = None,
-    use_m2m: Annotated[
-        bool, typer.Option("--use-m2m", help="Refine every mask with itself as a prompt, once (SAM 2).")
-    ] = False,
-    max_hole_area: Annotated[
-        float, typer.Option("--max-hole-area", help="Fill holes of at most so many cells of the logits.")
-    ] = 0,
-    max_sprinkle_area: Annotated[
-        float, typer.Option("--max-sprinkle-area", help="Remove specks of at most so many cells of the logits.")
-    ] = 0,
+    model: ModelOption = None,
+    preset: PresetOption = None,
+    points_per_side: PointsPerSideOption = None,
+    points_per_batch: PointsPerBatchOption = None,
+    pred_iou_thresh: PredIouThreshOption = None,
+    stability_score_thresh: StabilityScoreThreshOption = None,
+    stability_score_offset: StabilityScoreOffsetOption = None,
+    box_nms_thresh: BoxNmsThreshOption = None,
+    crop_n_layers: CropNLayersOption = None,
+    crop_nms_thresh: CropNmsThreshOption = None,
+    crop_overlap_ratio: CropOverlapRatioOption = None,
+    crop_n_points_downscale_factor: CropNPointsDownscaleFactorOption = None,
+    min_mask_region_area: MinMaskRegionAreaOption = None,
+    mask_threshold: MaskThresholdOption = None,
+    use_m2m: UseM2mOption = False,
+    max_hole_area: MaxHoleAreaOption = 0,
+    max_sprinkle_area: MaxSprinkleAreaOption = 0,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Images, or crops of one, to encode at once.")
     ] = 1,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--max-memory",
-            metavar="BYTES",
-            help="Memory above the weights, such as 1.5GB: takes no more images, crops and points at once than fit.",
-            show_default="no limit",
-        ),
-    ] = None,
+    max_memory: MaxMemoryOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
     image_size: ImageSizeOption = None,
@@ -186,28 +97,8 @@ def everything(
     photo.coco.json, and for all images together the COCO dataset instances.json. A second image of the same name is
     called photo_2.
     """
-    given = {
-        "preset": preset,
-        "points_per_side": points_per_side,
-        "points_per_batch": points_per_batch,
-        "pred_iou_thresh": pred_iou_thresh,
-        "stability_score_thresh": stability_score_thresh,
-        "stability_score_offset": stability_score_offset,
-        "box_nms_thresh": box_nms_thresh,
-        "crop_n_layers": crop_n_layers,
-        "crop_nms_thresh": crop_nms_thresh,
-        "crop_overlap_ratio": crop_overlap_ratio,
-        "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
-        "min_mask_region_area": min_mask_region_area,
-        "mask_threshold": mask_threshold,
-        "use_m2m": use_m2m or None,
-        "max_hole_area": max_hole_area or None,
-        "max_sprinkle_area": max_sprinkle_area or None,
-        "max_memory": max_memory,
-    }
-    settings = {name: value for name, value in given.items() if value is not None}
-    # Before anything slow happens.
-    read_settings(settings, {})
+    settings = given_generation(locals()) | ({} if max_memory is None else {"max_memory": max_memory})
+    read_bytes("max_memory", max_memory)
     console, clock = Console(stderr=True), Clock()
     run = EverythingRun(find_images(image, recursive, out), out)
     make_folder(out)

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sam_variants.hub_scripts.coco_files import CocoWriter, coco_image, write_coco
+from sam_variants.coco_files import CocoWriter, coco_image, write_coco
 from sam_variants.hub_scripts.image_sources import file_name, unique_stems
 from sam_variants.hub_scripts.segment import read_image
 from sam_variants.mask_generation.time_split import TimeSplit

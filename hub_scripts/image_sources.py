@@ -7,13 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
-from sam_variants.processing.image_loading import URL_PREFIXES
-
-# What a folder's files must be called to count as images; a file named by itself may have any name.
-IMAGE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff"),
-    *(".bmp", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
-}
+from sam_variants.processing.image_loading import URL_PREFIXES, is_image_name
 
 
 def find_images(sources: Sequence[str], recursive: bool, out: Path) -> list[str]:
@@ -61,11 +55,6 @@ def _files_in(folder: Path, recursive: bool, out: Path) -> Iterator[Path]:
         is_result = holds_results and out in path.resolve().parents
         if path.is_file() and path.name[0] != "." and not is_result:
             yield path
-
-
-def is_image_name(path: Path) -> bool:
-    """Whether a file's name says that it is an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def file_name(source: str) -> str:

@@ -21,8 +21,8 @@ PACKAGE = "sam_variants"
 SPACE = "spaces_demo"
 # Of the demo, what a Space looks for at its root; the rest lies in the package that it carries.
 ROOT_FILES = ("README.md", "app.py", "requirements.txt", "thumbnail.png")
-# Of the package, what a Space has no use for.
-NOT_CARRIED = ("hub_scripts", "training")
+# Of the package, what a Space has no use for: patterns of paths.
+NOT_CARRIED = ("hub_scripts", "training", "labeling", f"{SPACE}/browse*")
 # What the card says in this package, and on the Hub as an address.
 THUMBNAIL = "thumbnail.png"
 IGNORED = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
@@ -120,8 +120,8 @@ def write_space(target: Path, folder: Path | None = None, repo_id: str | None = 
     for part in ("configuration", SPACE):
         with as_file(files(f"{PACKAGE}.{part}")) as installed:
             shutil.copytree(installed, target / PACKAGE / part, ignore=IGNORED, dirs_exist_ok=True)
-    for name in NOT_CARRIED:
-        shutil.rmtree(target / PACKAGE / name, ignore_errors=True)
+    for path in [path for pattern in NOT_CARRIED for path in (target / PACKAGE).glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in ROOT_FILES:
         (target / PACKAGE / SPACE / name).unlink()
 

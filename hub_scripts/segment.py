@@ -16,11 +16,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from sam_variants.coco_files import coco_image, write_coco
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.coco_files import coco_image, write_coco
 from sam_variants.hub_scripts.image_sources import file_name
-from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model, pipeline_for
+from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model
 from sam_variants.hub_scripts.prompt_options import check_inside, check_prompts, read_boxes, read_points
+from sam_variants.pipeline_base import pipeline_for
 from sam_variants.pipelines import PromptableSegmentationPipeline
 from sam_variants.processing.image_loading import URL_PREFIXES, rgb_array
 from sam_variants.results import Masks

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model, pipeline_for
+from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model
 from sam_variants.hub_scripts.prompt_options import check_inside_video, read_video_prompts
 from sam_variants.hub_scripts.segment import Clock, make_folder
 from sam_variants.hub_scripts.tracking_run import Files, TrackingRun
+from sam_variants.pipeline_base import pipeline_for
 from sam_variants.processing.video_reader import video_info
 from sam_variants.video_pipeline import PromptableVideoSegmentationPipeline
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import typer
 
+from sam_variants.checkpoint_layouts.load_whole import load_whole
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.model_options import load_whole
 from sam_variants.hub_scripts.train_data import DataOptions
 from sam_variants.training.clip_trainer import (
     ClipTrainingArguments,

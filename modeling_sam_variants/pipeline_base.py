@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from transformers import AutoModelForMaskGeneration, PreTrainedModel
@@ -101,3 +101,27 @@ class SamVariantsPipeline(Pipeline):
             model = type(model).from_pretrained(None, config=model.config, state_dict=weights, dtype=dtype)
         model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+AnyPipeline = TypeVar("AnyPipeline", bound=SamVariantsPipeline)
+
+
+def pipeline_for(
+    kind: type[AnyPipeline], model: SamVariantsModel, processor: SamVariantsProcessor, device: str | None
+) -> AnyPipeline:
+    """A pipeline with a model and processor of `load_whole`.
+
+    Args:
+        kind: the pipeline's class.
+        model, processor: what it gets.
+        device: name of a torch device, or None for the best there is.
+
+    Raises:
+        ValueError: for a device that can't be used.
+    """
+    try:
+        return kind(model=model, processor=processor, device=device)
+    except (RuntimeError, AssertionError) as error:
+        if device is None:
+            raise
+        raise ValueError(f"--device {device} can't be used: {error}") from error

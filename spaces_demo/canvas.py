@@ -35,7 +35,8 @@ def canvas(
     """A canvas for a photo.
 
     Its value belongs to the browser: `{"photo", "version", "selected", "objects"}`, in pixels of the original. An event
-    handler answers with properties: `gr.HTML(photo=…, masks=…, highlight=…, prompts=…, busy=…)`.
+    handler answers with properties: `gr.HTML(photo=…, masks=…, highlight=…, off=…, prompts=…, busy=…)`; masks whose
+    ids are `off` are painted only under the pointer, or where they are highlighted.
 
     Args:
         label: what it is, for those who can't see it.
@@ -67,6 +68,7 @@ def canvas(
         photo=None,
         masks={},
         highlight=None,
+        off=[],
         prompts=[],
         busy=False,
     )

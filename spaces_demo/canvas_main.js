@@ -90,7 +90,7 @@ chooseTool(tool);
 new ResizeObserver(fitSurface).observe(stage);
 watch('photo', () => { takePhoto(); takeMasks(); });
 watch('masks', takeMasks);
-watch(['highlight', 'prompts'], redraw);
+watch(['highlight', 'off', 'prompts'], redraw);
 watch('busy', takeBusy);
 takePhoto();
 takeMasks();

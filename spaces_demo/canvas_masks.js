@@ -53,6 +53,9 @@ function size(layer, width, height) {
   return layer.getContext('2d');
 }
 
+// Painted only when it is asked for.
+const isOff = (item) => (props.off || []).includes(item.id);
+
 // One mask, filled and outlined, onto `target`; all in device pixels.
 function paintMask(target, item, density, strength) {
   const k = scale() * density, margin = 3 * density;
@@ -84,8 +87,9 @@ function paintMask(target, item, density, strength) {
 
 function paintOverlay(target, density) {
   const shown = visibleMasks();
+  const painted = shown.filter((item) => !isOff(item));
   const { width, height } = target.canvas;
-  const key = [...shown.map((item) => item.id), width, height, offsetX, offsetY, zoom].join();
+  const key = [...painted.map((item) => item.id), width, height, offsetX, offsetY, zoom].join();
   const rests = performance.now() - movedAt > REST_MS;
   if (key !== overlayKey && overlayKey && shown.length > MANY && !rests) {
     // While the view moves, the masks as they were are moved along.
@@ -98,7 +102,7 @@ function paintOverlay(target, density) {
   }
   if (key !== overlayKey) {
     const layer = size(overlay, target.canvas.width, target.canvas.height);
-    for (const item of shown) paintMask(layer, item, density, 1);
+    for (const item of painted) paintMask(layer, item, density, 1);
     [overlayKey, overlayView] = [key, { x: offsetX, y: offsetY, scale: scale() }];
   }
   const marked = shown.find((item) => item.id === hovered) || shown.find((item) => item.id === props.highlight);

@@ -1,5 +1,5 @@
 // Columns in order: key in a row, heading, and how a value is shown.
-const number = (digits) => (value) => value.toFixed(digits);
+const number = (digits) => (value) => (value === null ? '–' : value.toFixed(digits));
 const COLUMNS = [
   ['id', 'Mask', (value) => String(value)],
   ['area', 'Area, px', (value) => value.toLocaleString('en')],
@@ -19,7 +19,7 @@ function make(tag, text, attributes = {}) {
 }
 
 function sorted(rows) {
-  const of = (row) => (order.key === 'box' ? row.box[0] : row[order.key]);
+  const of = (row) => (order.key === 'box' ? row.box[0] : row[order.key] ?? -1);
   return [...rows].sort((one, other) => (of(one) - of(other)) * (order.rising ? 1 : -1) || one.id - other.id);
 }
 
@@ -34,6 +34,7 @@ function heading() {
     cell.append(button);
     row.append(cell);
   }
+  if (props.markable) row.append(make('th', 'Mark', { scope: 'col', class: 'mark' }));
   return row;
 }
 
@@ -48,6 +49,11 @@ function body(row) {
     } else cell.textContent = shown(row[key]);
     line.append(cell);
   });
+  if (props.markable) {
+    const cell = make('td', null, { class: 'mark' });
+    cell.append(make('button', 'Bad', { type: 'button', 'data-mark': row.id, 'aria-label': `Mask ${row.id} is bad` }));
+    line.append(cell);
+  }
   return line;
 }
 
@@ -63,7 +69,17 @@ function draw() {
   main.append(...sorted(rows).map(body));
   table.append(head, main);
   root.append(table);
+  showBad();
   light(lit, false);
+}
+
+function showBad() {
+  const bad = new Set(props.bad || []);
+  for (const button of root.querySelectorAll('[data-mark]')) {
+    const isBad = bad.has(Number(button.dataset.mark));
+    button.setAttribute('aria-pressed', String(isBad));
+    button.closest('tr').classList.toggle('bad', isBad);
+  }
 }
 
 function light(id, isTold) {
@@ -95,6 +111,11 @@ root.addEventListener('click', (event) => {
   }
   const id = idAt(event);
   if (id === null) return;
+  const mark = event.target.closest('[data-mark]');
+  if (mark) {
+    trigger('mark', { id, bad: mark.getAttribute('aria-pressed') !== 'true' });
+    return;
+  }
   pinned = pinned === id ? null : id;
   light(pinned, true);
 });
@@ -119,6 +140,7 @@ watch('rows', () => {
   pinned = lit = null;
   draw();
 });
+watch('bad', showBad);
 watch('picked', () => {
   pinned = props.picked;
   light(pinned, false);

@@ -11,10 +11,14 @@ from sam_variants import Masks
 from sam_variants.mask_drawing import distinct_colors
 
 
-def mask_table(*, elem_id: str) -> gr.HTML:
+def mask_table(*, elem_id: str, markable: bool = False) -> gr.HTML:
     """An empty table; its property `rows` fills it (`table_rows`), `picked` is the id of the row that is lit.
 
     Its event `row` says with `id` which mask the pointer or the keyboard is on, null for none.
+
+    Args:
+        elem_id: its id in the page.
+        markable: rows can be marked bad: the event `mark` says so with `id` and `bad`; the property `bad` has the ids.
     """
     return gr.HTML(
         value={"id": None},  # type: ignore[arg-type]
@@ -26,6 +30,8 @@ def mask_table(*, elem_id: str) -> gr.HTML:
         show_label=False,
         rows=[],
         picked=None,
+        markable=markable,
+        bad=[],
     )
 
 

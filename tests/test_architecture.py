@@ -84,8 +84,11 @@ ROOMS |= {
     "checkpoint_layouts": Room(ANY_LIBRARY, BELOW_SCRIPTS),
     "top": Room(ANY_LIBRARY, BELOW_SCRIPTS),
     "training": Room(ANY_LIBRARY, BELOW_SCRIPTS),
-    "hub_scripts": Room(ANY_LIBRARY, BELOW_SCRIPTS | {"spaces_demo", "training"}),
+    "labeling": Room(ANY_LIBRARY, BELOW_SCRIPTS | {"training"}),
+    "hub_scripts": Room(ANY_LIBRARY, BELOW_SCRIPTS | {"spaces_demo", "browse", "training", "labeling"}),
     "spaces_demo": Room(ANY_LIBRARY, {"public", "processing", "hub", "mask_drawing", "mask_codecs", "session_state"}),
+    # The page of the command: a pushed Space doesn't carry it.
+    "browse": Room(ANY_LIBRARY, {"public", "processing", "mask_drawing", "mask_codecs", "spaces_demo", "labeling"}),
 }
 
 
@@ -133,6 +136,8 @@ def room_name(module: str) -> str:
         return "public"
     if parts[0].startswith("modeling_sam_variants"):
         return "modeling"
+    if len(parts) > 1 and parts[0] == "spaces_demo" and parts[1].startswith("browse"):
+        return "browse"
     return parts[0] if parts[0] in ROOMS else "top"
 
 
@@ -184,7 +189,7 @@ def closed_doors(module: str, statements: list[Import]) -> list[str]:
 
 def indirect_imports(module: str, statements: list[Import]) -> list[str]:
     """Imports of ours that name anything but the file that defines the name."""
-    if room_name(module) == "spaces_demo":
+    if room_name(module) in ("spaces_demo", "browse"):
         return []
     found = []
     for statement in statements:

@@ -17,7 +17,7 @@ from demo_server import upload
 from gradio.utils import get_upload_folder
 
 from sam_variants.hub_scripts.demo_process import free_port
-from sam_variants.spaces_demo import app, housekeeping, limits
+from sam_variants.spaces_demo import housekeeping, limits, serving
 from sam_variants.spaces_demo.housekeeping import delete_old, own_cache
 
 COINS = Path(__file__).resolve().parent.parent / "spaces_demo" / "examples" / "coins.jpg"
@@ -114,10 +114,10 @@ def test_freed_pixels_go_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> 
     """Without it six visitors with large photos leave two gigabytes behind that nobody has."""
     asked = []
     library = SimpleNamespace(mallopt=lambda *arguments: asked.append(arguments))
-    monkeypatch.setattr(app.ctypes, "CDLL", lambda name: library)
-    app.give_memory_back()
+    monkeypatch.setattr(serving.ctypes, "CDLL", lambda name: library)
+    serving.give_memory_back()
     [(option, num_bytes)] = asked
     assert option == -3
     assert num_bytes < 16 * 2**20 - 4096  # Pillow's blocks
-    monkeypatch.setattr(app.ctypes, "CDLL", lambda name: SimpleNamespace())  # as on systems without it
-    app.give_memory_back()
+    monkeypatch.setattr(serving.ctypes, "CDLL", lambda name: SimpleNamespace())  # as on systems without it
+    serving.give_memory_back()

@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from test_cli import QuietHandler, assert_one_line, run, served  # noqa: F401
 from tiny import save_tiny
 
+from sam_variants.coco_files import CocoWriter
 from sam_variants.hub_scripts import everything
-from sam_variants.hub_scripts.coco_files import CocoWriter
 from sam_variants.hub_scripts.everything_run import EverythingRun
 from sam_variants.hub_scripts.image_sources import find_images, unique_stems
 from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline

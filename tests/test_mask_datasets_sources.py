@@ -144,7 +144,7 @@ def test_coco_files_of_several_splits(tmp_path: Path) -> None:
 
 def test_what_this_project_writes_is_read_back(tmp_path: Path) -> None:
     """As `sam-variants everything --out` does it: the images stay where they were."""
-    from sam_variants.hub_scripts.coco_files import CocoWriter, coco_image
+    from sam_variants.coco_files import CocoWriter, coco_image
 
     (tmp_path / "photos").mkdir()
     with CocoWriter(tmp_path / "instances.json") as writer:

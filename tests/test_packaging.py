@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 FOLDERS: dict[str, str] = SETUPTOOLS["package-dir"]
 EXTRAS_OF = {"hub_scripts": ("train", "demo", "dev"), "spaces_demo": ("demo",)}
+EXTRA_OF_ROOM = {"training": "train", "labeling": "label"}
 DISTRIBUTION_OF = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
 # A page of gradio is a Starlette application that answers httpx: it brings both, in the versions that it works with.
 DISTRIBUTION_OF |= dict.fromkeys(("gradio_client", "httpx", "starlette"), "gradio")
@@ -54,11 +56,11 @@ def constraints() -> dict[str, Version]:
     return {canonicalize_name(name): Version(version) for name, version in pairs}
 
 
-def imported_distributions(folder: Path, but: Path | None = None) -> set[str]:
+def imported_distributions(folder: Path, but: Collection[Path] = ()) -> set[str]:
     """Third-party distributions that any file below `folder`, `but` aside, imports, at its top or inside a function."""
     names = set()
     for file in folder.rglob("*.py"):
-        if but is not None and file.is_relative_to(but):
+        if any(file.is_relative_to(other) for other in but):
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -114,11 +116,12 @@ def test_the_constraints_name_no_local_build() -> None:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    training = ROOT / "modeling_sam_variants" / "training"
+    rooms = {ROOT / "modeling_sam_variants" / name: extra for name, extra in EXTRA_OF_ROOM.items()}
     for folder in FOLDERS.values():
         extras = EXTRAS_OF.get(folder, ())
-        assert imported_distributions(ROOT / folder, but=training) <= set(requirements(*extras)), folder
-    assert imported_distributions(training) <= set(requirements("train"))
+        assert imported_distributions(ROOT / folder, but=rooms) <= set(requirements(*extras)), folder
+    for room, extra in rooms.items():
+        assert imported_distributions(room) <= set(requirements(extra)), room
 
 
 def test_no_dependency_brings_torchvision() -> None:

@@ -121,7 +121,7 @@ def test_the_space_runs_from_what_was_pushed(hub: LocalHub, tmp_path: Path, monk
     assert {"sam_variants/__init__.py", "sam_variants/configuration/presets.py"} <= names
     assert {f"sam_variants/{part}/model.safetensors" for part in ("weights", "weights_video")} <= names
     assert {f"sam_variants/spaces_demo/{part}" for part in ("__init__.py", "page.py", "page.css")} <= names
-    assert not [name for name in names if re.search(r"hub_scripts|/training/|__pycache__", name)]
+    assert not [name for name in names if re.search(r"hub_scripts|/training/|/labeling/|/browse|__pycache__", name)]
     assert [name for name in names if name.endswith("coins.jpg")] == ["sam_variants/spaces_demo/examples/coins.jpg"]
     assert [name for name in names if name.endswith(("/app.py", "/requirements.txt", "/thumbnail.png"))] == []
 

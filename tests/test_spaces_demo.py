@@ -30,7 +30,7 @@ CARD = (SPACE / "README.md").read_text(encoding="utf-8")
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 # Of the package, what a Space carries; the distributions behind the names that it imports.
 CARRIED = ("configuration", "modeling_sam_variants", "spaces_demo")
-NOT_CARRIED = {"training"}
+NOT_CARRIED = {"training", "labeling"}
 DISTRIBUTION_OF = {"PIL": "pillow", "cv2": "opencv-python-headless", "gradio_client": "gradio", "starlette": "gradio"}
 
 

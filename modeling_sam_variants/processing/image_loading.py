@@ -22,6 +22,16 @@ CHANNELS_FIRST = "channels_first"
 CHANNELS_LAST = "channels_last"
 MAX_BYTE = 255
 MAX_UINT16 = 65535
+# What a folder's files must be called to count as images; a file named by itself may have any name.
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff"),
+    *(".bmp", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
+}
+
+
+def is_image_name(name: str | os.PathLike) -> bool:
+    """Whether a file's name says that it is an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def flatten_images(images: Any) -> list[Any]:

@@ -22,7 +22,7 @@ MASK_WORDS = {
     *("annotations", "objects", "instances", "instance", "rle", "rles", "polygon", "polygons", "gt", "panoptic"),
 }  # fmt: skip
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-NAME_COLUMNS = ("file_name", "filename", "image_id", "name", "id", "__key__")
+NAME_COLUMNS = ("file_name", "filename", "image_id", "name", "id", "key", "__key__")
 
 KINDS = {
     "label_map": "a label map, one object per value",

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset, get_dataset_split_names, load_dataset, load_from_disk
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.repocard import metadata_load
 
 from sam_variants.training.mask_files import (
     coco_dataset,
@@ -28,7 +29,9 @@ TABLES = {
     ".tar": "webdataset",
 }
 LAYOUTS = """a folder may be: images/ and masks/ (a label map, or a folder of PNGs, of the image's name);
-images and a COCO file (*.json with "images" and "annotations"); images with metadata.jsonl; parquet; save_to_disk's"""
+images and a COCO file (*.json with "images" and "annotations"); images with metadata.jsonl; parquet; save_to_disk's;
+what README.md describes as a dataset of the Hub"""
+CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ def open_path(
         return _open_file(path, split, streaming, images)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return OpenedSource(_one_split(load_from_disk(str(path)), split), path.name)
+    if _is_described(path, config):
+        return OpenedSource(_load(str(path), split, streaming, name=config), path.name)
     if not _has_layout(path):
         parts = {folder.name: folder for folder in sorted(path.iterdir()) if folder.is_dir() and _has_layout(folder)}
         if not parts:
@@ -181,6 +186,18 @@ def _one_split(dataset: Any, split: str | None) -> Dataset | IterableDataset:
 def _no_split(split: str | None, path: Path) -> None:
     if split is not None:
         raise ValueError(f"split={split!r} was given, but {path} has no parts: leave it out")
+
+
+def _is_described(folder: Path, config: str | None) -> bool:
+    """Whether a folder's card says which of its files are the dataset, as on the Hub; no other layout counts then."""
+    try:
+        card = metadata_load(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else None
+        configs = {each["config_name"]: each for each in (card or {}).get("configs", ())}
+    except Exception:  # what is no YAML, or not the Hub's, describes nothing
+        return False
+    if config is None:
+        return len(configs) == 1 or any(each.get("default", name == "default") for name, each in configs.items())
+    return config in configs
 
 
 def _has_layout(folder: Path) -> bool:
