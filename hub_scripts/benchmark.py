@@ -10,6 +10,8 @@ import typer
 from sam_variants.hub_scripts.benchmark_demo import DemoSettings, demo_tables, measure_demo
 from sam_variants.hub_scripts.benchmark_everything import EverythingSettings, measure_everything
 from sam_variants.hub_scripts.benchmark_everything_tables import everything_tables
+from sam_variants.hub_scripts.benchmark_label import LabelingSettings, measure_label
+from sam_variants.hub_scripts.benchmark_label_tables import label_tables
 from sam_variants.hub_scripts.benchmark_report import (
     DeviceOption,
     JsonOption,
@@ -162,6 +164,70 @@ def everything(
         quick=quick,
     )
     report_benchmark("everything", settings, measure_everything, everything_tables, as_json)
+
+
+@benchmark.command()
+def label(
+    images: Annotated[
+        int, typer.Option("--images", metavar="COUNT", min=1, help="Images that are labeled.")
+    ] = LabelingSettings.images,
+    their_images: Annotated[
+        int, typer.Option("--their-images", metavar="COUNT", min=1, help="How many of them transformers gets.")
+    ] = LabelingSettings.their_images,
+    memory_images: Annotated[
+        int,
+        typer.Option(
+            "--memory-images",
+            metavar="COUNT",
+            min=0,
+            help="Images, with little to do on each, over which to look at the memory; 0 leaves it out.",
+        ),
+    ] = LabelingSettings.memory_images,
+    megapixels: Annotated[
+        float, typer.Option("--megapixels", metavar="SIZE", min=0.01, max=500, help="Size of an image.")
+    ] = LabelingSettings.megapixels,
+    points_per_side: Annotated[
+        int, typer.Option("--points-per-side", metavar="COUNT", min=1, help="Points along each side of an image.")
+    ] = LabelingSettings.points_per_side,
+    jobs: Annotated[str, typer.Option("--jobs", metavar="COUNTS", help="Numbers of batches at once.")] = ",".join(
+        map(str, LabelingSettings.jobs)
+    ),
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="DIR", help="The checkpoint.", show_default="the embedded one"),
+    ] = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = LabelingSettings.device,
+    skip_transformers: SkipTransformersOption = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A minute: few small images, few points.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the labeling of many images: speed beside a plain loop, what writing costs, and the memory.
+
+    The loop calls transformers' pipeline on image after image and keeps nothing; its decoder has the same weights,
+    behind our image encoder where it has none. Writing is the share of the time in which shards were written, beside
+    the model or at the end; resuming the share that the same call takes on a finished run. Every run is a process of
+    its own.
+
+    \b
+    sam-variants benchmark label --quick
+    sam-variants benchmark label --images 50 --jobs 1,2,4 --memory-images 0
+    """
+    check_installed(("datasets", "pyarrow"), "this benchmark", "label")
+    settings = LabelingSettings(
+        images=images,
+        their_images=min(their_images, images),
+        memory_images=memory_images,
+        megapixels=megapixels,
+        points_per_side=points_per_side,
+        jobs=read_counts(jobs, "--jobs"),
+        model=model,
+        with_transformers=not skip_transformers,
+        device=checked_device(device),
+        threads=threads or os.cpu_count() or 1,
+        quick=quick,
+    )
+    report_benchmark("label", settings, measure_label, label_tables, as_json)
 
 
 @benchmark.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from sam_variants.checkpoint_layouts.load_checkpoint import export_state_dict
 from sam_variants.checkpoint_layouts.write_checkpoint import PUBLISHED
 from sam_variants.configuration import presets
 from sam_variants.configuration.presets import PRESETS
+from sam_variants.hub.card_text import architectures
 
 REPOSITORY = {"README.md", "SHA256SUMS", "config.json", "model.safetensors", "processor_config.json"}
 LEFTOVER = "image_encoder.layers.1.blocks.0.attn.attention_bias_idxs"
 
 
 @pytest.fixture
-def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Twelve presets under the published names, small enough to be written in a test."""
     rows: dict[str, Any] = {}
     for number, name in enumerate(PRESETS):
@@ -42,6 +44,9 @@ def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
         rows[name] = {**values, "mask_decoder_config": decoder}
     for name, values in rows.items():
         monkeypatch.setitem(presets.PRESETS, name, values)
+    architectures.cache_clear()
+    yield
+    architectures.cache_clear()
 
 
 def official(preset: str, path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
