@@ -185,7 +185,7 @@ def label(
     """Turn images into a dataset with masks.
 
     Everything in the images is found, as `everything` does, or one mask for each box or point that comes with them.
-    Stopped at any moment, by Ctrl+C, kill or a power cut, the same command goes on: every image is done once. Images
+    Stopped at any moment, by Ctrl+C or kill, the same command goes on: every image is done once. Images
     that can't be read are listed in errors.jsonl.
 
     \b
