@@ -66,27 +66,22 @@ class Answers:
     def __init__(self, library: Library, parts: Parts) -> None:
         self.library, self.parts = library, parts
 
-    def refresh(self) -> str:
-        """What the page says about the dataset, which may have grown since the last page was loaded."""
-        try:
-            self.library.refresh()
-        except (OSError, ValueError) as error:
-            return status(self.library, str(error))
-        return status(self.library)
-
-    def arrive(self, view: View | None, *values: Any) -> Changes:
-        """A page that was just loaded; a visitor who was quicker keeps what was asked for."""
-        if view is None:
-            return self.filter(*values)
-        return {self.parts.view: view, self.parts.tiles: gr.HTML(**gallery_props(view, self.library.marks))}
-
-    def filter(self, *values: Any) -> Changes:
-        """Other values in the bar."""
+    def look(self, view: View | None, *values: Any) -> Changes:
+        """What the bar asks for; for a page that was just loaded, of the dataset as it is by now."""
+        problem = self._refreshed() if view is None else ""
         try:
             query = to_query(*values)
         except ValueError as error:
             return {self.parts.line: status(self.library, str(error))}
-        return self._gallery(self.library.look(query))
+        return self._gallery(view if view is not None and view.query == query else self.library.look(query), problem)
+
+    def _refreshed(self) -> str:
+        """Take in what the dataset has got since the last page was loaded; what went wrong, or nothing."""
+        try:
+            self.library.refresh()
+        except (OSError, ValueError) as error:
+            return str(error)
+        return ""
 
     def reset(self) -> Changes:
         """The bar as it was at the beginning."""

@@ -19,7 +19,7 @@ class MaskFilter:
     """Which masks are shown.
 
     Attributes:
-        score: those below are hidden; masks without a score are not.
+        score: those below are hidden; masks without a score are not, and with 0 none is: an expected IoU may be less.
         area: pixels, from and to, both inclusive.
     """
 
@@ -100,8 +100,8 @@ SORTS: dict[str, Callable[[Columns, Summary], np.ndarray] | None] = {
 
 def shown_masks(scores: np.ndarray, areas: np.ndarray, wanted: MaskFilter) -> np.ndarray:
     """Which masks a filter leaves: M bool."""
-    kept = ~(scores < wanted.score)  # NaN is not below
-    return kept & within(areas, wanted.area)
+    kept = within(areas, wanted.area)
+    return kept if wanted.score <= 0 else kept & ~(scores < wanted.score)  # NaN is not below
 
 
 def within(values: np.ndarray, limits: Range) -> np.ndarray:

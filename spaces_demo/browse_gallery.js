@@ -100,10 +100,23 @@ function focusTile(index) {
   chosen.scrollIntoView({ block: 'nearest' });
 }
 
+// The answer to the page's load would undo what was asked for before it.
+let held = [];
+function ask(name, what) {
+  if (props.has_arrived) trigger(name, what);
+  else held.push([name, what]);
+}
+function askWhatWasHeld() {
+  if (!props.has_arrived) return;
+  const asked = held;
+  held = [];
+  asked.forEach(([name, what]) => trigger(name, what));
+}
+
 function turn(page, focus = null) {
   if (page < 0 || page >= props.num_pages || page === props.page) return;
   focusWanted = focus;
-  trigger('turn', { page });
+  ask('turn', { page });
   const top = root.getBoundingClientRect().top;
   if (top < 0) window.scrollBy(0, top - 12);
 }
@@ -127,7 +140,7 @@ function walk(from, key) {
 }
 
 function mark(button) {
-  trigger('mark', { key: button.dataset.key, bad: !button.classList.contains('bad') });
+  ask('mark', { key: button.dataset.key, bad: !button.classList.contains('bad') });
 }
 
 const click = (selector) => {
@@ -179,7 +192,7 @@ root.addEventListener('click', (event) => {
   const button = event.target.closest('.tile');
   if (button) {
     scrolled = window.scrollY;
-    trigger('open', { key: button.dataset.key });
+    ask('open', { key: button.dataset.key });
     return;
   }
   const page = event.target.closest('[data-page]')?.dataset.page;
@@ -214,4 +227,5 @@ function takeOpen() {
 watch(['tiles', 'page', 'num_pages', 'count'], draw);
 watch('soon', fetchSoon);
 watch('open', takeOpen);
+watch('has_arrived', askWhatWasHeld);
 draw();

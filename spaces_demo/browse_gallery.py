@@ -52,6 +52,8 @@ def gallery_props(view: View, marks: Marks) -> dict[str, Any]:
         "empty": _why_empty(total),
         "open": None if view.place is None else columns.keys[int(view.rows[view.place])],
         "soon": _soon(view),
+        # The last one: what was held until then is asked for when all else is there.
+        "has_arrived": True,
     }
 
 

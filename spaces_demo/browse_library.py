@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
 
+from sam_variants.labeling.label_finish import ERRORS_FILE
 from sam_variants.labeling.labeled_dataset import AREA, SCORE, LabeledDataset
+from sam_variants.labeling.progress_entries import PROGRESS, ProgressEntries
 from sam_variants.spaces_demo.browse_finding import Columns, MaskFilter, Query, Summary, find, shown_masks, summarized
 from sam_variants.spaces_demo.browse_marks import Marks
 from sam_variants.spaces_demo.caches import BoundedCache
@@ -20,6 +24,8 @@ from sam_variants.spaces_demo.caches import BoundedCache
 PAGE_SIZE = 24
 # Filters whose counts are kept: a slider that is moved to and fro asks for few.
 KEPT_SUMMARIES = 8
+# Images that failed: so many are named.
+MOST_FAILURES = 50
 # A mask has as many pixels as its image at most, which number less than 2³¹; an unknown score is NaN.
 KINDS: dict[str, Any] = {"score": np.float32}
 
@@ -81,6 +87,40 @@ def read_columns(dataset: LabeledDataset) -> Columns:
     whole = {name: np.concatenate([np.zeros(0, KINDS.get(name, np.int32)), *parts]) for name, parts in found.items()}
     offsets = np.concatenate([[0], np.cumsum(whole["num_masks"], dtype=np.int64)])
     return Columns(keys, whole["height"], whole["width"], offsets, whole["score"], whole["area"])
+
+
+class Run(NamedTuple):
+    """How far the run is that made a dataset.
+
+    Attributes:
+        parts_done: parts of the source that are labeled to their end.
+        failed: `key` and `error` of the first images that couldn't be labeled, one more than `MOST_FAILURES` of more.
+    """
+
+    parts_done: int
+    failed: list[dict[str, Any]]
+
+
+def read_run(dataset: LabeledDataset) -> Run:
+    """How far a run is: of one that isn't finished a file for each of its shards is read.
+
+    Raises:
+        OSError: a file is damaged.
+    """
+    if dataset.is_finished:
+        return Run(dataset.identity["num_parts"], _failed(dataset.folder / ERRORS_FILE))
+    entries = ProgressEntries(dataset.folder / PROGRESS)
+    totals = entries.totals()
+    names = entries.in_order() if totals.errors else []
+    failed = (failure for name in names for failure in entries.read(*name).failed)
+    return Run(totals.parts_done, list(islice(failed, MOST_FAILURES + 1)))
+
+
+def _failed(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in islice(lines, MOST_FAILURES + 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +187,10 @@ class Library:
     Args:
         folder: of the dataset.
 
+    Attributes:
+        current: the dataset as it was when a page was last loaded.
+        run: how far its run was then.
+
     Raises:
         ValueError: for a dataset of another version.
         OSError: for a folder that holds none, or a damaged one.
@@ -158,7 +202,8 @@ class Library:
         self._lock = Lock()
         # Those that visitors still look at.
         self._snapshots: WeakValueDictionary[str, Snapshot] = WeakValueDictionary()
-        self.current = self._kept(LabeledDataset(self.folder))
+        dataset = LabeledDataset(self.folder)
+        self.current, self.run = self._kept(dataset), read_run(dataset)
 
     def _kept(self, dataset: LabeledDataset) -> Snapshot:
         snapshot = Snapshot(dataset)
@@ -177,8 +222,10 @@ class Library:
             if before.is_finished:
                 return
             now = LabeledDataset(before.folder)
+            run, current = read_run(now), self.current
             if (len(now), now.num_shards, now.is_finished) != (len(before), before.num_shards, before.is_finished):
-                self.current = self._kept(now)
+                current = self._kept(now)
+            self.current, self.run = current, run
 
     def snapshot(self, stamp: str) -> Snapshot | None:
         """One that somebody still looks at."""

@@ -74,7 +74,10 @@ def build(library: Library) -> gr.Blocks:
 
 
 def _add_parts(library: Library) -> Parts:
-    first = library.look(Query())
+    tiles_now = gallery_props(library.look(Query()), library.marks) | {"has_arrived": False}
+    if not library.current.dataset.is_finished:
+        # When a page is loaded there may be more images, whose tiles have other addresses.
+        tiles_now |= {"tiles": [], "num_pages": 1, "count": "", "empty": "Loading…", "soon": []}
     # Gradio would take a `View` to pieces here: each visitor gets one when the page is there.
     view = gr.State(None, time_to_live=limits.SESSION_SECONDS)
     header = f'<header class="brand">{LOGO}<div><h1>{escape(library.folder.name)}</h1></div></header>'
@@ -82,7 +85,7 @@ def _add_parts(library: Library) -> Parts:
     line = gr.HTML(status(library), elem_id="status", container=False)
     with gr.Column(elem_id="gallery-view"):
         filters = filter_bar()
-        tiles = gallery(elem_id="gallery", **gallery_props(first, library.marks))
+        tiles = gallery(elem_id="gallery", **tiles_now)
         download_button("Download keys of good images", partial(good_keys, library), [view], elem_classes=["narrow"])
     # The gallery's script shows the one or the other, so that nothing waits and the canvas stays what it is.
     with gr.Column(elem_id="image-view"):
@@ -126,7 +129,8 @@ def _connect(page: gr.Blocks, parts: Parts, answers: Answers) -> None:
         part.change if isinstance(part, gr.Textbox) else part.input  # type: ignore[attr-defined]
         for part in parts.filters.parts
     ]
-    gr.on(asked, answers.filter, parts.filters.parts, every, trigger_mode="always_last", **SOON)
+    # One event, so that what was asked for when the page was loaded can't come behind what the bar says since.
+    gr.on([page.load, *asked], answers.look, [view, *parts.filters.parts], every, trigger_mode="always_last", **SOON)
     parts.filters.reset.click(answers.reset, None, [*every, *parts.filters.parts], **SOON)
     parts.tiles.turn(answers.turn, [view], every, **SOON)
     parts.tiles.open(answers.open, [view], every, **SOON)
@@ -138,6 +142,3 @@ def _connect(page: gr.Blocks, parts: Parts, answers: Answers) -> None:
     parts.table.mark(answers.mark_mask, [view], every, trigger_mode="multiple", **SOON)
     parts.table.row(None, [parts.table], [parts.picture], js=LIGHT, trigger_mode="always_last", **SOON)
     parts.picture.pick(picked, None, [parts.picture, parts.table], trigger_mode="always_last", **SOON)
-    page.load(answers.refresh, None, [parts.line], **SOON).then(
-        answers.arrive, [view, *parts.filters.parts], every, **SOON
-    )

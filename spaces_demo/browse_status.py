@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from html import escape
-from itertools import islice
-from typing import Any
 
-from sam_variants.labeling.progress_entries import PROGRESS, ProgressEntries
-from sam_variants.spaces_demo.browse_library import Library
+from sam_variants.spaces_demo.browse_library import MOST_FAILURES, Library
 from sam_variants.spaces_demo.page_parts import note
-
-ERRORS_FILE = "errors.jsonl"
-MOST_FAILURES = 50
 
 
 def status(library: Library, problem: str = "") -> str:
@@ -47,7 +39,7 @@ def _unfinished(library: Library) -> str:
     dataset = library.current.dataset
     if dataset.is_finished:
         return ""
-    done, total = ProgressEntries(dataset.folder / PROGRESS).totals().parts_done, dataset.identity["num_parts"]
+    done, total = library.run.parts_done, dataset.identity["num_parts"]
     return note(
         f"This run isn't finished: {done:,} of {total:,} parts are labeled to their end. Reload the page to see what "
         "came since.",
@@ -57,7 +49,7 @@ def _unfinished(library: Library) -> str:
 
 def _failures(library: Library) -> str:
     """The images that couldn't be labeled, behind a line that opens."""
-    failed = list(islice(_failed(library), MOST_FAILURES + 1))
+    failed = library.run.failed
     if not failed:
         return ""
     rows = "".join(
@@ -66,19 +58,6 @@ def _failures(library: Library) -> str:
     more = len(failed) > MOST_FAILURES
     title = f"{MOST_FAILURES} and more images" if more else _counted(len(failed), "image")
     return f'<details class="failures"><summary>{title} could not be labeled</summary><ul>{rows}</ul></details>'
-
-
-def _failed(library: Library) -> Iterator[dict[str, Any]]:
-    folder = library.folder
-    if library.current.dataset.is_finished:
-        file = folder / ERRORS_FILE
-        if file.is_file():
-            with file.open(encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
-        return
-    entries = ProgressEntries(folder / PROGRESS)
-    for part, chunk in entries.in_order():
-        yield from entries.read(part, chunk).failed
 
 
 def _counted(count: int, thing: str) -> str:

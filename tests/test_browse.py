@@ -153,6 +153,14 @@ def test_masks_without_a_score_stay(tmp_path: Path) -> None:
     assert library.current.shown(0, MaskFilter(0.95)) == [0]
 
 
+def test_an_expected_iou_below_zero_is_hidden_only_where_that_is_asked(tmp_path: Path) -> None:
+    image = labeled("a.jpg", (60, 80), [(20, 20, 8), (50, 30, 9)], [-0.02, 0.9])
+    library = Library(write_dataset(tmp_path / "out", [[image]]))
+    assert library.current.shown(0, Query().masks) == [0, 1]
+    assert library.current.shown(0, MaskFilter(0.01)) == [1]
+    assert library.current.summary(Query().masks).num_masks.tolist() == [2]
+
+
 def test_pages_and_places(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam_variants.spaces_demo.browse_library.PAGE_SIZE", 4)
     view = Library(dataset).look(Query(sort="Most masks"))
@@ -186,6 +194,27 @@ def test_an_unfinished_run_grows(tmp_path: Path) -> None:
     assert "1 image could not be labeled" in told
     assert "folder/bad&lt;b&gt;.jpg" in told
     assert "no &lt;space&gt;" in told
+
+
+def test_a_run_is_looked_at_when_a_page_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = [FailedImage(f"bad-{number}.jpg", "it is cut off") for number in range(60)]
+    parts = [PARTS[1], failed, PARTS[0]]
+    folder = write_dataset(tmp_path / "out", parts, done=1)
+    library = Library(folder)
+    assert "could not be labeled" not in status(library)
+    write_dataset(folder, parts, done=2)
+    library.refresh()
+    with monkeypatch.context() as patch:
+        # Whatever visitors do, thousands of entries aren't read for it.
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read"))
+        told = status(library)
+    assert "2 of 3 parts" in told
+    assert "50 and more images could not be labeled" in told
+    assert ("bad-49.jpg" in told, "bad-50.jpg" in told) == (True, False)
+    write_dataset(folder, parts)
+    library.refresh()
+    assert "50 and more images could not be labeled" in status(library)
+    assert Library(folder).run == library.run
 
 
 def test_a_snapshot_that_nobody_looks_at_goes(tmp_path: Path) -> None:

@@ -117,6 +117,19 @@ def assert_same(annotation: dict[str, Any], masks: Masks) -> None:
     assert annotation["stability_score"] == pytest.approx(inner / max(outer, 1), abs=0.01)
 
 
+def test_boxes_that_reach_over_the_border_are_cut(checkpoint: str) -> None:
+    """As detectors give them; one beyond the border is a mistake."""
+    (pixels,) = photos(1)
+    over, cut, beyond = np.array([[-2.5, 10, 30, 48.4], [0, 10, 30, 48], [70, 10, 90, 30]])
+    labeler = ImageLabeler.for_checkpoint(checkpoint, mode="prompts")
+    given = [Item(str(index), prompts=ItemPrompts(boxes=box[None])) for index, box in enumerate((over, cut, beyond))]
+    first, second, third = labeler(given, [pixels] * 3)
+    (found,), (expected,) = labeled(first).annotations, labeled(second).annotations
+    assert found == expected | {"prompt_box": [-2.5, 10, 32.5, 38.4]}
+    assert isinstance(third, FailedImage)
+    assert third.error.startswith("boxes[0] = (70, 10, 90, 30) lies outside the image of width 60, height 48")
+
+
 def test_images_that_cannot_be_read_keep_their_place(checkpoint: str) -> None:
     labeler = ImageLabeler.for_checkpoint(checkpoint, generation=LOOSE, batch_size=3)
     (pixels,) = photos(1)

@@ -17,6 +17,7 @@ import pytest
 from labeled_rows import BATCH, Rows, files_in, label_all, label_part, open_folder, result
 
 from sam_variants.labeling import contact_sheet
+from sam_variants.labeling.items import FailedImage
 from sam_variants.labeling.label_folder import LabelFolder
 from sam_variants.labeling.whole_files import remove_drafts
 
@@ -335,6 +336,27 @@ def test_without_coco_and_then_with_it(tmp_path: Path, whole: dict[str, str]) ->
     assert "instances.json" not in (folder.out / "README.md").read_text()
     folder.finish(2)
     assert files_in(folder.out) == whole
+
+
+def test_a_card_that_is_gone_is_written_again(tmp_path: Path, whole: dict[str, str]) -> None:
+    label_all(tmp_path / "out", SOURCE)
+    (tmp_path / "out" / "README.md").unlink()
+    label_all(tmp_path / "out", SOURCE)  # which begins with the card of an unfinished run
+    assert files_in(tmp_path / "out") == whole
+
+
+def test_a_coco_file_of_other_shards_does_not_stay(tmp_path: Path) -> None:
+    label_all(tmp_path / "out", SOURCE)
+    for name in ("data/000001-00000.parquet", "progress/000001-00000.json"):
+        (tmp_path / "out" / name).unlink()
+    folder = open_folder(tmp_path / "out", SOURCE)
+    with folder.writer(1) as writer:
+        writer.add([FailedImage(f"{row}.png", "gone") for row in range(6, 8)])
+        writer.add([FailedImage("8.png", "gone")])
+        writer.finish()
+    folder.finish(2, coco=False)
+    assert "instances.json" not in files_in(folder.out)
+    assert "instances.json" not in (folder.out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("is_finished", [False, True])

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from deadly_labeler import DeadlyLabeler, wait_for
@@ -19,6 +23,7 @@ from sam_variants.labeling.label_run import run_local
 from sam_variants.labeling.ray_tally import tally_class
 
 ray_engine = pytest.importorskip("sam_variants.labeling.ray_engine")
+ray_worker = pytest.importorskip("sam_variants.labeling.ray_worker")
 
 NUM_PHOTOS, BROKEN = 22, 9
 LAYOUT = {"rows_per_shard": 4, "batch_size": 2}
@@ -29,21 +34,63 @@ MAX_DEATHS = 2
 
 def test_deaths_are_counted_where_they_happen() -> None:
     tally = tally_class()(2)
-    assert tally.begin(7) == (True, 0)
+    assert tally.begin(7) == (True, 0, True)
     tally.add((7, 4, 0, 0, True), {})  # recorded by an earlier run
     tally.add((7, 2, 5, 1, False), {"write": 0.5})
-    assert tally.begin(7) == (True, 1)  # died behind what it had recorded
+    assert tally.begin(7) == (True, 1, True)  # died behind what it had recorded
     tally.add((7, 6, 0, 0, True), {})  # its own rows, which were counted
     tally.add((7, 2, 3, 0, False), {"write": 0.25})
     assert tally.take() == ([(7, 4, 0, 0, True), (7, 4, 8, 1, False)], {"write": 0.75})
-    assert tally.begin(7) == (True, 1)
-    assert tally.begin(7) == (False, 2)  # twice at the same place
-    assert tally.begin(8) == (True, 0)
+    assert tally.begin(7) == (True, 1, True)
+    assert tally.begin(7) == (False, 2, True)  # twice at the same place
+    assert tally.begin(7) == (False, 3, False)  # and when only its names were read
+    assert tally.begin(8) == (True, 0, True)
     assert tally.num_active() == 2
     tally.end(7)
     tally.stop()
-    assert tally.begin(9) == (False, 0)
+    assert tally.begin(9) == (False, 0, False)
     assert (tally.take(), tally.num_active(), tally.is_stopping()) == (([], {}), 1, True)
+
+
+@pytest.mark.parametrize(("may_read", "told"), [(True, "row 0 (0000.png, 0001.png)"), (False, "can't even be read")])
+def test_what_kills_its_reader_is_not_read_again(
+    may_read: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the worker that tells of a part that is given up would die of it, and be restarted without end."""
+    job = stand_in_job(write_photos(tmp_path / "photos", 4), tmp_path / "out", **LAYOUT)
+    job.open()
+    reads, read = [], type(job.source).read
+
+    def noted(source: Any, part: int, start: int) -> Any:
+        reads.append(part)
+        return read(source, part, start)
+
+    monkeypatch.setattr(type(job.source), "read", noted)
+    monkeypatch.setattr(ray_worker.ray, "get", lambda answer: answer)
+    answers = {"begin": lambda part: (False, 3, may_read), "end": lambda part: None}
+    tally = SimpleNamespace(**{name: SimpleNamespace(remote=answer) for name, answer in answers.items()})
+    told_of = ray_worker.PartWorker(replace(job), StandIn(), tally)({"part": np.array([0])})
+    assert told_of["outcome"] == [ray_worker.GIVEN_UP]
+    assert told in told_of["told"][0].decode()
+    assert reads == [0] * may_read
+
+
+def test_the_tally_is_on_a_machine_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def remote(**first: Any) -> Any:
+        def options(kind: type, **more: Any) -> Any:
+            asked.update(first, **more)
+            return SimpleNamespace(remote=kind)
+
+        return lambda kind: SimpleNamespace(options=partial(options, kind))
+
+    here = SimpleNamespace(get_node_id=lambda: "ab" * 28)
+    monkeypatch.setattr(ray_engine.ray, "get_runtime_context", lambda: here)
+    monkeypatch.setattr(ray_engine.ray, "remote", remote)
+    assert ray_engine._tally_here().num_active() == 0
+    assert asked["num_cpus"] == 0
+    assert asked["scheduling_strategy"].node_id == "ab" * 28
 
 
 MACHINES = {"cpus": [{"CPU": 16.0}, {"CPU": 6.0}], "gpus": [{"CPU": 32.0, "GPU": 8.0}, {"CPU": 4.0}], "none": [{}]}
@@ -88,6 +135,7 @@ class Disturbed:
     error: BaseException
     progress: RunProgress
     processes: list[psutil.Process]
+    handlers: list[Any]
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +146,11 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     labeler = DeadlyLabeler(folder, job.out / "journals", VICTIM, POISON)
     processes: list[psutil.Process] = []
     others = set(psutil.Process().children(recursive=True))
+    handlers = [signal.getsignal(signal.SIGTERM)]
 
     def kill_one() -> None:
         wait_for(lambda: labeler.tries(VICTIM))
+        handlers.append(signal.getsignal(signal.SIGTERM))
         processes.extend(set(psutil.Process().children(recursive=True)) - others)
         os.kill(labeler.tries(VICTIM)[0], signal.SIGKILL)
 
@@ -115,7 +165,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
         with pytest.raises(ChildProcessError) as raised:
             ray_engine.run_ray(job, labeler, ray_engine.Workers(2, 1, 0), progress=progress)
         killer.join()
-    return Disturbed(photos, job, labeler, raised.value, progress, processes)
+    return Disturbed(photos, job, labeler, raised.value, progress, processes, handlers)
 
 
 def test_a_part_that_kills_is_given_up_by_name(disturbed: Disturbed) -> None:
@@ -138,6 +188,12 @@ def test_a_killed_worker_is_counted_once(disturbed: Disturbed) -> None:
     assert NUM_PHOTOS - 2 * LAYOUT["batch_size"] <= told["images"] <= NUM_PHOTOS - LAYOUT["batch_size"]
     assert told["errors"] == 1
     assert told["time_split"]["write"] > 0
+
+
+def test_who_asks_the_run_to_end_is_still_heard(disturbed: Disturbed) -> None:
+    """Ray has a handler of its own, which would end the process without a word."""
+    before, meanwhile = disturbed.handlers
+    assert meanwhile == before
 
 
 def test_nothing_runs_on(disturbed: Disturbed) -> None:

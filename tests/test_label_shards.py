@@ -149,6 +149,23 @@ def test_a_killed_run_leaves_no_drafts_for_long(tmp_path: Path, monkeypatch: pyt
     assert not draft.exists()
 
 
+def test_a_journal_that_is_taken_over_lasts_before_the_other_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its content and its name, so that a power cut leaves one of them."""
+    folder = open_folder(tmp_path / "out", SOURCE)
+    label_part(folder, SOURCE, 0, stop_at=2)
+    (old,) = (folder.out / "journals").iterdir()
+    steps: list[Any] = []
+    unlink = os.unlink
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(os, "unlink", lambda path: steps.append(Path(path).name) or unlink(path))
+    with folder.writer(0) as writer:
+        assert writer.start == 2
+    (new,) = old.parent.iterdir()
+    assert steps == [new.stat().st_ino, old.parent.stat().st_ino, old.name]
+
+
 def test_writers_hold_no_rows_in_memory(tmp_path: Path) -> None:
     """What a writer refers to stays the same from the first batch to the last."""
 

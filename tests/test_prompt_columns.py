@@ -31,6 +31,7 @@ def boxes_of(value: Any, column: str = "boxes", **options: Any) -> list[list[flo
         ([np.array(box) for box in TWO], "boxes"),
         (json.dumps(TWO), "boxes"),
         (json.dumps(TWO).encode(), "boxes"),
+        (f" {json.dumps(TWO)}", "boxes"),
         ({"bbox": TWO}, "objects.bbox"),
         ({"bbox": TWO, "area": [1, 2]}, "objects"),
         ([{"bbox": box} for box in TWO], "objects.bbox"),
@@ -71,6 +72,11 @@ def test_forms_of_points() -> None:
     assert read([[[1, 2, 1], [3, 4, 0]], [[5, 6]]]) == [([[1.0, 2.0], [3.0, 4.0]], [1, 0]), ([[5.0, 6.0]], [1])]
     assert read([[1, 2, 0]]) == [([[1.0, 2.0]], [0])]
     assert read(None) == []
+    beside = {"point_coords": [[[1, 2], [3, 4]], [5, 6]], "point_labels": [[1, 0], None]}
+    expected = [([[1.0, 2.0], [3.0, 4.0]], [1, 0]), ([[5.0, 6.0]], [1])]
+    assert read(beside) == expected
+    assert read([dict(zip(beside, values, strict=True)) for values in zip(*beside.values(), strict=True)]) == expected
+    assert read({"points": [[1, 2]], "point_labels": [0]}) == [([[1.0, 2.0]], [0])]
 
 
 def test_boxes_with_points_and_categories() -> None:
@@ -99,6 +105,8 @@ def test_categories_of_annotations_are_found() -> None:
         ([[1, 2, 3]], r"'boxes': box 0 has 3 numbers, a box is four \(xyxy\)"),
         ([1, 2, 3, 4], "'boxes': entry 0 is 1; a box is four numbers"),
         ([TWO[0], None], "'boxes': entry 1 is None; a box is four numbers"),
+        (["1234"], "'boxes': entry 0 is '1234'; a box is four numbers"),
+        ({"bbox": TWO, "name": "street"}, "'boxes' has 'street' for 2 objects; without categories, name what is in"),
         ([["a", 1, 2, 3]], r"'boxes': entry 0 is \['a', 1, 2, 3\]; a box is four numbers"),
         ([[1, 2, float("nan"), 4]], r"'boxes': entry 0, \[1.0, 2.0, nan, 4.0\], isn't finite"),
         ([TWO[0], [5, 5, 5, 9]], r"'boxes': box 1, \[5.0, 5.0, 5.0, 9.0\], has no area as xyxy"),
@@ -122,6 +130,9 @@ def test_what_is_no_box(value: Any, message: str) -> None:
         ([[[1, None]]], r"'points', object 0: entry 0 is \[1, None\]; a point is"),
         ([[[1, 2]], None], "'points': object 1 has no point"),
         ("1,2", "'points' is '1,2', not a list"),
+        ({"points": [[1, 2]], "point_labels": [[1, 0]]}, r"object 0: point_labels are \[1, 0\] for 1 points; each has"),
+        ({"points": [[1, 2]], "point_labels": [2]}, "object 0: point_labels are 2 for 1 points"),
+        ({"points": [[1, 2]], "point_labels": []}, r"point_labels are \[\] for the points of 1 objects"),
     ],
 )
 def test_what_is_no_point(value: Any, message: str) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, load_dataset, load_from_disk
 from datasets import Image as ImageFeature
+from datasets.exceptions import DatasetGenerationError
 
 from sam_variants.labeling.image_content import with_content
 from sam_variants.labeling.items import Item, Listed, Part
@@ -20,6 +24,7 @@ from sam_variants.labeling.stored_files import StoredFile, patiently
 from sam_variants.training.mask_folders import pick_split
 
 NUM_TOLD_BY = 8  # rows that tell the columns of a stream that doesn't
+NUM_PROBES = 8
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,36 @@ class Opening:
     folder: str = ""
 
     def rows(self) -> Dataset:
-        """All rows, by number. Raises: ValueError and OSError of `datasets`."""
+        """All rows, by number.
+
+        Raises:
+            ValueError: there is no row, what is no table, no such split.
+            OSError: it can't be read now.
+        """
         if self.options is not None:
-            return load_dataset(self.path, split=self.split, **self.options)
+            return self._prepared(self.options)
         loaded = load_from_disk(self.path)
-        return pick_split(loaded, self.split) if isinstance(loaded, Mapping) else loaded
+        if isinstance(loaded, Mapping):
+            return pick_split(loaded, self.split)
+        if self.split is not None:
+            raise ValueError(f"{self.name} is one split already: leave out split={self.split!r}")
+        return loaded
+
+    def _prepared(self, options: Mapping[str, Any]) -> Dataset:
+        cache = {}
+        if os.path.isdir(self.path):
+            # `datasets` would take what it prepared of a folder with a README, whatever became of the files since.
+            digest = hashlib.sha256(repr(self.files).encode()).hexdigest()[:16]
+            cache = {"cache_dir": os.path.join(datasets.config.HF_DATASETS_CACHE, f"files-{digest}")}
+        try:
+            return load_dataset(self.path, split=self.split, **options, **cache)
+        except StopIteration:
+            raise ValueError(f"{self.name} has no row") from None
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+        except DatasetGenerationError as error:
+            kind = OSError if isinstance(error.__cause__, OSError) else ValueError
+            raise kind(f"{self.name} can't be read: {error.__cause__ or error}") from error
 
     def stream(self) -> IterableDataset:
         """All rows, in order. Raises: ValueError and OSError of `datasets`."""
@@ -111,7 +141,11 @@ class DatasetSource:
         reader = RowReader(self.columns, self.opening.folder, has_cached_files=True)
         label = self.opening.split or self.opening.name
         numbers = part_rows(self.parts, self.rows_per_shard, part, start)
-        return with_content(self._item(reader, row, f"{label}#{row}") for row in numbers)
+        probed = range(0, self.num_rows, max(1, self.num_rows // NUM_PROBES))
+        return with_content(
+            (self._item(reader, row, f"{label}#{row}") for row in numbers),
+            lambda: (self._item(reader, row, "").path or "" for row in probed),
+        )
 
     def _item(self, reader: RowReader, row: int, key: str) -> Item:
         try:

@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def list_images(sources: Sequence[str], recursive: bool, out: Path) -> FileTable
     Args:
         sources: files, folders, and patterns such as `photos/**/*.jpg`.
         recursive: look into the folders below a folder too.
-        out: where results go: what a folder holds there is not taken for images.
+        out: where results go: what a folder or pattern finds there is not taken for images.
 
     Raises:
         ValueError: for a file that isn't there, a folder or pattern without images, and results among the images.
@@ -78,6 +79,12 @@ def list_images(sources: Sequence[str], recursive: bool, out: Path) -> FileTable
     return FileTable(root, _without_doubles(rows) if len(sources) > 1 else rows)
 
 
+def lies_in(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+    """Whether a path is a folder or below it, wherever links lead."""
+    real, above = os.path.realpath(path), os.path.realpath(folder)
+    return real == above or real.startswith(os.path.join(above, ""))
+
+
 def _files_of(source: str, recursive: bool, skip: str) -> tuple[str, Iterator[FoundFile]]:
     """The folder that names are relative to, and the files."""
     path = os.path.abspath(os.path.expanduser(source))
@@ -88,7 +95,7 @@ def _files_of(source: str, recursive: bool, skip: str) -> tuple[str, Iterator[Fo
     if os.path.lexists(path):
         return os.path.dirname(path), iter([_found(os.fsencode(path))])
     if glob.has_magic(source):
-        return _fixed_folder(path), _matches(path)
+        return _fixed_folder(path), _matches(path, skip)
     raise ValueError(f"there is no image file or folder {source!r}")
 
 
@@ -131,9 +138,10 @@ def _fixed_folder(pattern: str) -> str:
     return folder
 
 
-def _matches(pattern: str) -> Iterator[FoundFile]:
+def _matches(pattern: str, skip: str) -> Iterator[FoundFile]:
+    is_skipped = cache(lambda folder: lies_in(folder, skip))
     for path in glob.iglob(pattern, recursive=True):
-        if not os.path.isdir(path):
+        if not os.path.isdir(path) and not is_skipped(os.path.dirname(path)):
             yield _found(os.fsencode(path))
 
 

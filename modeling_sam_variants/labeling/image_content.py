@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from sam_variants.labeling.items import Item
@@ -18,16 +18,19 @@ PASSING_ERRORS = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN),
     *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
 }
+# Of a folder; others, such as a name that is too long, tell that there never was one.
+GONE_ERRORS = {errno.ENOENT, errno.EIO, *PASSING_ERRORS}
 
 
-def with_content(items: Iterable[Item], probes: Sequence[str] = ()) -> Iterator[Item]:
+def with_content(items: Iterable[Item], probes: Callable[[], Iterable[str]] = tuple) -> Iterator[Item]:
     """The items in order, with the content of those that only have a path; what can't be read becomes an error.
 
     Files here are read in turn, others several at a time.
 
     Args:
         items: with `encoded`, `path` or `error`.
-        probes: URLs that tell whether the network is up when one can't be reached.
+        probes: gives paths and URLs of other images, which tell whether their disk and the network are there when one
+            of this folder or server can't be reached.
 
     Raises:
         OSError: images can't be read now, but perhaps later: no network, a folder that isn't there any more.
@@ -38,23 +41,25 @@ def with_content(items: Iterable[Item], probes: Sequence[str] = ()) -> Iterator[
         for item in items:
             is_fetched = item.encoded is None and item.error is None and is_remote(item.path or "")
             if not is_fetched and not window:
-                yield _read_here(item)
+                yield _read_here(item, probes)
                 continue
             window.append((item, Download(item.path or "", network) if is_fetched else None))
             if len(window) == NUM_DOWNLOADS:
-                yield _next_of(window, network)
+                yield _next_of(window, network, probes)
         while window:
-            yield _next_of(window, network)
+            yield _next_of(window, network, probes)
     finally:
         for _, download in window:
             if download is not None:
                 download.is_stopped = True
 
 
-def _next_of(window: deque[tuple[Item, Download | None]], network: Network) -> Item:
+def _next_of(
+    window: deque[tuple[Item, Download | None]], network: Network, probes: Callable[[], Iterable[str]]
+) -> Item:
     item, download = window.popleft()
     if download is None:
-        return _read_here(item)
+        return _read_here(item, probes)
     try:
         return _filled(item, download.content())
     except FileMissingError as error:
@@ -78,7 +83,7 @@ def _any_arrives(window: Iterable[tuple[Item, Download | None]]) -> bool:
     return False
 
 
-def _read_here(item: Item) -> Item:
+def _read_here(item: Item, probes: Callable[[], Iterable[str]]) -> Item:
     if item.encoded is not None or item.error is not None:
         return item
     if item.path is None:
@@ -88,7 +93,8 @@ def _read_here(item: Item) -> Item:
     except ValueError as error:  # a zero byte in the path
         return _failed(item, f"the path can't be read: {error}")
     except OSError as error:
-        if error.errno in PASSING_ERRORS or _is_gone(os.path.dirname(item.path)):
+        is_gone = _is_gone(os.path.dirname(item.path)) and not any(map(_is_here, probes()))
+        if error.errno in PASSING_ERRORS or is_gone:
             raise
         return _failed(item, f"the file can't be read: {error.strerror or error}")
 
@@ -106,10 +112,12 @@ def _is_gone(folder: str) -> bool:
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is None
-    except PermissionError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno in GONE_ERRORS
+
+
+def _is_here(path: str) -> bool:
+    return not is_remote(path) and os.path.isfile(path)
 
 
 def _filled(item: Item, content: bytes) -> Item:

@@ -19,8 +19,9 @@ CONFIG = {"config_name": "default", "data_files": [{"split": "train", "path": "d
 UNFINISHED = """
 # {name}
 
-Images with masks, being made by `sam-variants label`: what is finished can be loaded already. The command writes the
-rest of this page at the end; stopped, it goes on when it is run again with the same arguments.
+Images with masks, being made by `sam-variants label`: what is finished can be loaded already, with `streaming=True` or
+`download_mode="force_redownload"` (otherwise `datasets` gives again what it found the first time). The command writes
+the rest of this page at the end; stopped, it goes on when it is run again with the same arguments.
 """
 
 FINISHED = """
@@ -74,7 +75,7 @@ sam-variants browse DIR
 | column | what it holds |
 | --- | --- |
 | `image` | {image_column} |
-| `key` | the name of the image in the source, unique |
+| `key` | {key_column} |
 | `width`, `height` | in pixels, as the image is shown: turned as its EXIF orientation says |
 | `objects` | a list, one entry for each mask |
 | `….segmentation` | `size` [height, width] and `counts`, COCO's compressed run-length code |
@@ -98,11 +99,16 @@ the images is that of their source.
 
 def first_card(identity: Mapping[str, Any]) -> str:
     """The card of a run that has just begun: enough to load what is finished."""
-    return _card(UNFINISHED.format(name=_name(identity)), None)
+    return _card(UNFINISHED.format(name=_name(identity)), None, CONFIG)
 
 
 def finished_card(
-    out: Path, identity: Mapping[str, Any], totals: Mapping[str, int], num_bytes: int, histogram: Sequence[int]
+    out: Path,
+    identity: Mapping[str, Any],
+    totals: Mapping[str, int],
+    num_bytes: int,
+    histogram: Sequence[int],
+    digest: str,
 ) -> str:
     """The card of a finished dataset.
 
@@ -112,6 +118,7 @@ def finished_card(
         totals: `shards`, `rows`, `masks`, `errors`.
         num_bytes: of all shards.
         histogram: how many images have 0, 1, 2–3, 4–7, 8–15, … masks.
+        digest: of the shards.
     """
     rows, errors, settings = totals["rows"], totals["errors"], identity["settings"]
     facts = {
@@ -137,11 +144,13 @@ def finished_card(
         sheet=f"![Some of the images with their masks]({SHEET_FILE})\n\n" if (out / SHEET_FILE).is_file() else "",
         facts=_table(facts),
         histogram=histogram_text(histogram),
+        key_column="what the source calls the image" + ("" if "key_column" in identity["source"] else ", unique"),
         image_column="the image file as it was" if is_embedded else "the path or URL of the image file",
         others=" ".join(others),
         settings=_table(_settings(identity)),
     )
-    return _card(text, rows)
+    # `datasets` caches a local folder by what its card says: without this, it would go on giving what was there before
+    return _card(text, rows, {**CONFIG, "description": f"{rows} images, sha256 of the list of files {digest}"})
 
 
 def histogram_text(histogram: Sequence[int]) -> str:
@@ -161,13 +170,13 @@ def size_category(rows: int) -> str:
     return SIZES[sum(rows >= 10**power for power in range(3, 3 + len(SIZES) - 1))]
 
 
-def _card(text: str, rows: int | None) -> str:
+def _card(text: str, rows: int | None, config: Mapping[str, Any]) -> str:
     data = DatasetCardData(
         annotations_creators=["machine-generated"],
         task_categories=["image-segmentation"],
         size_categories=None if rows is None else [size_category(rows)],
         tags=TAGS,
-        configs=[CONFIG],
+        configs=[config],
     )
     return f"---\n{data.to_yaml()}\n---\n\n{text.strip()}\n"
 

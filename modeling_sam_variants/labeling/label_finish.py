@@ -14,7 +14,7 @@ from typing import IO, Any
 from sam_variants.coco_files import CocoWriter
 from sam_variants.hub.checksums import sha256_of
 from sam_variants.labeling.contact_sheet import contact_sheet
-from sam_variants.labeling.label_card import CARD_FILE, SHEET_FILE, finished_card
+from sam_variants.labeling.label_card import CARD_FILE, SHEET_FILE, finished_card, first_card
 from sam_variants.labeling.label_journal import JOURNALS
 from sam_variants.labeling.label_schema import to_annotation
 from sam_variants.labeling.labeled_dataset import MANIFEST_FILE, LabeledDataset
@@ -86,10 +86,12 @@ def finish_folder(out: Path, identity: Mapping[str, Any], entries: ProgressEntri
         dataset = LabeledDataset(out)
         if has_new_coco:
             _write_coco(out / COCO_FILE, dataset)
+        elif not is_known:
+            (out / COCO_FILE).unlink(missing_ok=True)  # of shards that were since labeled anew
         if not (is_known and (out / SHEET_FILE).is_file()) and (sheet := contact_sheet(dataset)):
             write_whole(out / SHEET_FILE, sheet)
-        if has_new_coco or not (is_known and (out / CARD_FILE).is_file()):
-            text = finished_card(out, identity, summary.totals, summary.num_bytes, summary.histogram)
+        if has_new_coco or not (is_known and _has_card(out / CARD_FILE, identity)):
+            text = finished_card(out, identity, summary.totals, summary.num_bytes, summary.histogram, summary.digest)
             write_whole(out / CARD_FILE, text.encode())
         if not is_known:
             _write_manifest(manifest, summary)
@@ -130,6 +132,11 @@ def _digest_of(manifest: Path) -> str | None:
         return json.loads(f"{head.rstrip().rstrip(',')}}}")["digest"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _has_card(path: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether there is a card; that of a run that has just begun is written wherever there is none."""
+    return path.is_file() and path.read_bytes() != first_card(identity).encode()
 
 
 def _entries(lines: IO[bytes]) -> Iterator[dict[str, Any]]:

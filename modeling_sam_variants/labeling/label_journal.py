@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sam_variants.labeling.whole_files import write_all
+from sam_variants.labeling.whole_files import sync_folder, write_all
 
 JOURNALS = "journals"
 ENDING = ".journal"
@@ -80,6 +80,7 @@ class Journal:
             with path.open("rb") as other, open(self._descriptor, "r+b", buffering=0, closefd=False) as own:
                 _copy(other, own, num_bytes)
             os.fsync(self._descriptor)  # before anybody removes the other one
+            sync_folder(self.path.parent)
         except BaseException:
             self._cut()
             raise

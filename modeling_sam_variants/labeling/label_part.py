@@ -16,7 +16,7 @@ from sam_variants.labeling.label_folder import LabelFolder
 from sam_variants.labeling.label_job import LabelJob
 from sam_variants.labeling.read_ahead import Group, ReadAhead
 from sam_variants.labeling.stage_times import WAIT, WRITE, StageTimes
-from sam_variants.labeling.write_behind import BatchDone, OnBatch, WriteBehind
+from sam_variants.labeling.write_behind import BatchDone, FinishBehind, OnBatch, WriteBehind
 
 Row = LabeledImage | FailedImage
 Labeler = Callable[[Sequence[Item], Sequence[np.ndarray | str]], list[Row]]
@@ -34,6 +34,7 @@ def label_part(
     folder: LabelFolder | None = None,
     stop: threading.Event | None = None,
     times: StageTimes | None = None,
+    finishing: FinishBehind | None = None,
 ) -> bool:
     """Label what is left of one part and record it; the rows are the same wherever and however often that is begun.
 
@@ -47,9 +48,11 @@ def label_part(
         folder: the output folder, where it is attached already.
         stop: when it is set, what has been begun is finished and recorded, and nothing more is begun.
         times: where reading, waiting and writing are added.
+        finishing: writes the last shard behind the call, for whoever goes on with another part; None: it is written
+            when the call returns.
 
     Returns:
-        Whether the part is done; False only after `stop`.
+        Whether all of the part is labeled; False only after `stop`.
 
     Raises:
         OSError: the part can't be read, or the rows can't be written. What was recorded stays.
@@ -59,28 +62,37 @@ def label_part(
     if folder.is_done(part):
         return True
     settings = job.settings
-    with folder.writer(part) as writer:
+    with ExitStack() as opened:
+        writer = opened.enter_context(folder.writer(part))
         start = writer.start
         if on_batch is not None and start:
             on_batch(BatchDone(part, start, 0, 0, is_resumed=True))
         with ExitStack() as stack:
-            behind = stack.enter_context(WriteBehind(writer, part, on_batch, times))
+            behind = stack.enter_context(WriteBehind(writer, part, on_batch, times, finishing))
             ahead = ReadAhead(
                 iter(job.source.read(part, start)),
                 start,
                 batch_size=settings.batch_size,
                 rows_per_shard=settings.rows_per_shard,
                 num_threads=job.read_threads,
+                num_batches=2 * jobs_of(labeler),
                 max_bytes=job.read_ahead,
                 keeps_content=settings.images == "embed",
                 times=times,
             )
             line = _Line(stack.enter_context(ahead), labeler, behind, stop or threading.Event(), times)
             is_whole = line.run()
-        if is_whole:
+        if is_whole and finishing is not None:
+            finishing.add(writer, opened.pop_all(), times)
+        elif is_whole:
             with times.stage(WRITE):
                 writer.finish()
     return is_whole
+
+
+def jobs_of(labeler: Labeler) -> int:
+    """How many calls of a labeler may be made at once."""
+    return getattr(labeler, "jobs", 1)
 
 
 class _Line:
@@ -90,7 +102,7 @@ class _Line:
         self, ahead: ReadAhead, labeler: Labeler, behind: WriteBehind, stop: threading.Event, times: StageTimes
     ) -> None:
         self._ahead, self._labeler, self._behind, self._stop, self._times = ahead, labeler, behind, stop, times
-        self._jobs: int = getattr(labeler, "jobs", 1)
+        self._jobs = jobs_of(labeler)
         self._working: deque[tuple[Group, Future[list[Row]]]] = deque()
         self._batch: list[Row] = []
         self._is_whole = False

@@ -125,11 +125,22 @@ def with_image_column(columns: ChosenColumns, features: Features | None) -> Chos
             raise ValueError("the rows don't tell their columns: name that of the images with --image-column")
         return columns
     for name in columns.names:
-        if not any(name == known or name.startswith(f"{known}.") for known in features):
+        if not _has(features, name):
             raise MissingColumnError(f"there is no column {name!r}; {columns_text(features)}")
     if columns.image is not None:
         return columns
     return ChosenColumns(find_image_column(features), columns.key, columns.prompts)
+
+
+def _has(features: Mapping[str, Any], name: str) -> bool:
+    """Whether there is a column, which may be nested; what texts hold as JSON only the rows tell."""
+    if name in features:
+        return True
+    for known, feature in features.items():
+        if name.startswith(f"{known}."):
+            inner = getattr(feature, "feature", feature)
+            return not isinstance(inner, Mapping) or _has(inner, name[len(known) + 1 :])
+    return False
 
 
 def find_image_column(features: Features) -> str:

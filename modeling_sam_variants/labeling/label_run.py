@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from sam_variants.labeling.label_part import Labeler, label_part
 from sam_variants.labeling.label_progress import RunProgress
 from sam_variants.labeling.node_split import node_parts
 from sam_variants.labeling.progress_entries import Totals
+from sam_variants.labeling.write_behind import FinishBehind
 
 
 def run_local(
@@ -57,11 +59,12 @@ def run_local(
     progress = progress or RunProgress(console, times=getattr(labeler, "times", None))
     total = count_rows(mine)
     progress.expect(total, 0 if total is None else total - (count_rows(left) or 0))
-    with progress:
+    with progress, FinishBehind() as finishing:
+        shared: Any = {"folder": folder, "stop": stop, "times": progress.times, "finishing": finishing}
         for part in left:
             if stop.is_set() or labeler is None:
                 break
-            label_part(job, part.index, labeler, progress.add, folder=folder, stop=stop, times=progress.times)
+            label_part(job, part.index, labeler, progress.add, **shared)
     return finish_if_done(folder, job, coco) if not stop.is_set() else folder.progress()
 
 

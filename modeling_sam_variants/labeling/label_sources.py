@@ -12,14 +12,14 @@ from pathlib import Path
 from sam_variants.labeling.coco_rows import CocoOpening
 from sam_variants.labeling.data_files import DataFiles, data_files, described, tells_a_dataset
 from sam_variants.labeling.dataset_source import DatasetSource, Opening, StreamSource
-from sam_variants.labeling.file_listing import list_images
+from sam_variants.labeling.file_listing import lies_in, list_images
 from sam_variants.labeling.file_source import FileSource
 from sam_variants.labeling.items import Source
 from sam_variants.labeling.label_rows import ChosenColumns
 from sam_variants.labeling.listed_source import ListedSource
 from sam_variants.labeling.parquet_source import ParquetSource
 from sam_variants.labeling.prompt_columns import PromptColumns
-from sam_variants.labeling.stored_files import common_folder, stored_files
+from sam_variants.labeling.stored_files import StoredFile, common_folder, stored_files
 from sam_variants.labeling.tar_source import TarSource
 from sam_variants.labeling.web_content import is_remote
 from sam_variants.processing.image_loading import URL_PREFIXES, is_image_name
@@ -61,6 +61,20 @@ class Request:
                 shown = f"a column was named ({given[0]!r})" if name == "columns" else f"{name}={given!r} was given"
                 raise ValueError(f"{shown}, but {self.sources[0]!r} is {kind}: leave it out")
 
+    def files(self) -> list[StoredFile]:
+        """The files that are named, without results. Raises: ValueError and OSError of `stored_files`."""
+        return stored_files(self.sources, self.out)
+
+    def folder(self) -> str:
+        """The one folder that is named, absolute. Raises: ValueError, if results would go into it."""
+        _only_one(self)
+        path = os.path.abspath(os.path.expanduser(self.sources[0]))
+        if lies_in(self.out, path):
+            raise ValueError(
+                f"--out {str(self.out)!r} lies in {self.sources[0]!r}, a dataset that it would change: put it elsewhere"
+            )
+        return path
+
 
 def open_label_source(
     sources: Sequence[str],
@@ -86,7 +100,7 @@ def open_label_source(
             table (`*.jsonl`, `*.csv`, COCO's `*.json`), folder of `save_to_disk`, or dataset on the Hub (`owner/name`,
             or `owner/name@revision`). Relative paths in lists and tables are relative to the file's own folder.
         rows_per_shard: rows of a part, where rows have numbers.
-        out: where results go; what lies there is no image.
+        out: where results go; what lies there is no image, and it doesn't lie in a dataset's folder.
         recursive: look into the folders below a folder of images.
         split: of a dataset with several.
         config: of a dataset with several.
@@ -179,7 +193,10 @@ def _open_storage(request: Request) -> Source:
 def _open_list(request: Request) -> Source:
     request.refuse("a list of images", "split", "config", "streaming", "columns", "recursive")
     _only_one(request)
-    path = Path(request.sources[0].removeprefix("@")).expanduser()
+    name = request.sources[0].removeprefix("@")
+    if is_remote(name):
+        raise ValueError(f"{name} is not on this machine, as a list of images must be: download it first")
+    path = Path(name).expanduser()
     try:
         with path.open(encoding="utf-8-sig") as lines:
             return ListedSource(lines, str(path.resolve().parent), request.rows_per_shard, path.name)
@@ -189,34 +206,42 @@ def _open_list(request: Request) -> Source:
 
 def _open_parquet(request: Request) -> Source:
     request.refuse("Parquet files", "split", "config", "streaming", "recursive")
-    return ParquetSource(stored_files(request.sources), request.columns, request.rows_per_shard, request.name)
+    return ParquetSource(request.files(), request.columns, request.rows_per_shard, request.name)
 
 
 def _open_tars(request: Request) -> Source:
     request.refuse("tars", "split", "config", "streaming", "recursive")
-    return TarSource(stored_files(request.sources), request.columns, request.name)
+    return TarSource(request.files(), request.columns, request.name)
 
 
 def _open_table(request: Request) -> Source:
     request.refuse("a table", "config", "streaming", "recursive")
-    files = stored_files(request.sources)
+    files = request.files()
     paths = [file.path for file in files]
     if not is_remote(paths[0]) and is_coco(Path(paths[0])):
         _only_one(request)
+        request.refuse("a COCO file", "split")
+        if request.columns.prompts and request.columns.prompts.box_format != "xywh":
+            raise ValueError(f"{paths[0]} is a COCO file, in which boxes are a corner and the size: --box-format xywh")
         columns = replace(request.columns, key=request.columns.key or "file_name")
         return DatasetSource(
             CocoOpening(paths[0], None, None, request.name, tuple(files)), columns, request.rows_per_shard
         )
+    if len({os.path.dirname(path) for path in paths}) > 1:
+        raise ValueError(
+            f"the tables lie in several folders, each of which its own paths are relative to: {files[0].name}, …, "
+            f"{files[-1].name}. Label one folder's after the other"
+        )
     form = TABLES[os.path.splitext(paths[0])[1].lower()]
-    options = {"data_files": paths}
+    # `datasets` takes names for patterns.
+    options = {"data_files": [path if is_remote(path) else glob.escape(path) for path in paths]}
     opening = Opening(form, options, request.split or "train", request.name, tuple(files), common_folder(paths))
     return DatasetSource(opening, request.columns, request.rows_per_shard)
 
 
 def _open_saved(request: Request) -> Source:
     request.refuse("a folder of save_to_disk", "config", "streaming", "recursive")
-    _only_one(request)
-    path = os.path.abspath(os.path.expanduser(request.sources[0]))
+    path = request.folder()
     files = described([os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names])
     opening = Opening(path, None, request.split, request.name, tuple(sorted(files)), path)
     return DatasetSource(opening, request.columns, request.rows_per_shard)
@@ -224,8 +249,7 @@ def _open_saved(request: Request) -> Source:
 
 def _open_dataset(request: Request) -> Source:
     request.refuse("a folder of a dataset", "streaming", "recursive")
-    _only_one(request)
-    path = os.path.abspath(os.path.expanduser(request.sources[0]))
+    path = request.folder()
     return _open_found(request, data_files(path, request.config, request.split), request.name, True)
 
 

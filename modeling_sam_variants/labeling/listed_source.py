@@ -66,8 +66,11 @@ class ListedSource:
         """
         rows = part_rows(self.parts, self.rows_per_shard, part, start)
         step = max(1, len(self._lines) // NUM_PROBES)
-        probes = [self._item(self._lines[row].as_py()).path or "" for row in range(0, len(self._lines), step)]
-        return with_content((self._item(self._lines[row].as_py()) for row in rows), probes)
+        probed = range(0, len(self._lines), step)
+        return with_content(self._items(rows), lambda: (item.path or "" for item in self._items(probed)))
+
+    def _items(self, rows: range) -> Iterator[Item]:
+        return (self._item(self._lines[row].as_py()) for row in rows)
 
     def _item(self, line: str) -> Item:
         is_whole = is_remote(line) or os.path.isabs(line)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,13 +17,14 @@ from datasets import Features
 from sam_variants.labeling.image_content import with_content
 from sam_variants.labeling.items import Item, Listed, Part
 from sam_variants.labeling.label_rows import ChosenColumns, RowReader, with_image_column
-from sam_variants.labeling.stored_files import StoredFile, common_folder, patiently
+from sam_variants.labeling.stored_files import StoredFile, patiently
 from sam_variants.labeling.web_content import is_remote
 
 ROWS_AT_ONCE = 32  # decoded from Parquet at a time
 MAX_REMOTE_FOOTERS = 256  # more files than that aren't asked for their row groups when a source is opened
 NUM_REQUESTS = 16  # at a time
 BUFFER_BYTES = 1 << 20
+NUM_PROBES = 8
 
 
 class Piece(NamedTuple):
@@ -62,8 +64,9 @@ class ParquetSource:
     def __init__(self, files: Sequence[StoredFile], columns: ChosenColumns, rows_per_shard: int, name: str) -> None:
         self.files, self.rows_per_shard, self.name = files, rows_per_shard, name
         self.columns = with_image_column(columns, _features(files))
-        self._reader = RowReader(self.columns, common_folder([file.path for file in files]))
         self._pieces = list(self._all_pieces())
+        if not self._pieces:
+            raise ValueError(f"{name} has no row")
         if self.columns.key and all(piece.groups for piece in self._pieces) and not is_remote(files[0].path):
             check_keys(self._keys(), self.columns.key)
 
@@ -90,7 +93,12 @@ class ParquetSource:
             OSError: the file can't be read now.
         """
         piece = self._pieces[part]
-        return with_content(patiently(lambda row: self._rows(piece, row), start))
+        return with_content(patiently(lambda row: self._rows(piece, row), start), self._probes)
+
+    def _probes(self) -> Iterator[str]:
+        for piece in self._pieces[:: max(1, len(self._pieces) // NUM_PROBES)]:
+            for item in islice(self._rows(piece, 0), NUM_PROBES):
+                yield item.path or ""
 
     def _rows(self, piece: Piece, start: int) -> Iterator[Item]:
         file = self.files[piece.file]
@@ -108,14 +116,14 @@ class ParquetSource:
 
     def _group(self, parquet: pq.ParquetFile, file: StoredFile, group: int, rows: range, wanted: int) -> Iterator[Item]:
         """The rows of a group from row `wanted` of the file on."""
-        row = rows.start
+        row, reader = rows.start, RowReader(self.columns, os.path.dirname(file.path))
         names = sorted({name for name in parquet.schema_arrow.names if self._is_used(name)})
         try:
             for batch in parquet.iter_batches(ROWS_AT_ONCE, [group], names, use_threads=False):
                 skipped = min(max(0, wanted - row), batch.num_rows)
                 row += skipped
                 for values in batch.slice(skipped).to_pylist():
-                    yield self._reader.item(values, f"{file.name}#{row}")
+                    yield reader.item(values, f"{file.name}#{row}")
                     row += 1
         except Exception as error:
             if not _is_broken(error):
@@ -148,7 +156,9 @@ class ParquetSource:
 
 
 def check_keys(keys: pa.ChunkedArray, column: str) -> None:
-    """Raises: ValueError, which names one, where keys come twice."""
+    """Raises: ValueError, where keys come twice, which names one, or are lists or structs."""
+    if pa.types.is_nested(keys.type):
+        raise ValueError(f"column {column!r} holds {keys.type}, no keys: these are texts or numbers")
     counts = keys.drop_null().value_counts()
     doubles = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(doubles):

@@ -13,6 +13,7 @@ from sam_variants.labeling.items import ItemPrompts
 
 BOX_KEYS = ("bbox", "box", "boxes", "bboxes")
 POINT_KEYS = ("point", "points", "point_coords", "keypoints")
+POINT_LABEL_KEY = "point_labels"
 CATEGORY_KEYS = ("category", "categories", "category_id", "label", "labels", "class", "name")
 
 
@@ -45,7 +46,8 @@ class PromptColumns:
     Args:
         boxes: the column of boxes, four numbers per object.
         points: the column of points: (x, y) per object, or a list of (x, y) or (x, y, label) per object; label 1 is on
-            it and 0 off it. With `boxes`, the two belong together by index.
+            it and 0 off it. In dicts the labels may be beside them, as "point_labels". With `boxes`, the two belong
+            together by index.
         categories: the column of what the objects are, one per object.
         box_format: what the four numbers are, in pixels: "xyxy" two corners, "xywh" a corner and the size (COCO's),
             "cxcywh" the center and the size.
@@ -81,7 +83,11 @@ class PromptColumns:
         if self.boxes is not None:
             boxes = read_boxes(_inner(column_value(row, self.boxes), BOX_KEYS), self.box_format, self.boxes)
         if self.points is not None:
-            points, labels = read_points(_inner(column_value(row, self.points), POINT_KEYS), self.points)
+            value = column_value(row, self.points)
+            points, labels = read_points(_inner(value, POINT_KEYS), self.points)
+            if _is_of_dicts(plain(value)):
+                told = plain(_inner(value, (POINT_LABEL_KEY,), is_needed=False))
+                labels = labels if told is None else _told_labels(told, labels, self.points)
             if boxes is not None and len(boxes) != len(points):
                 raise ValueError(
                     f"{self.boxes!r} has {len(boxes)} boxes and {self.points!r} points of {len(points)} objects: "
@@ -102,7 +108,8 @@ class PromptColumns:
             return [] if self.categories and not num_objects else None
         if not isinstance(value, list) or len(value) != num_objects:
             found = f"{len(value)} categories" if isinstance(value, list) else repr(value)
-            raise ValueError(f"{column!r} has {found} for {num_objects} objects")
+            hint = "" if self.categories else f"; without categories, name what is in it alone, such as {column}.bbox"
+            raise ValueError(f"{column!r} has {found} for {num_objects} objects{hint}")
         return value
 
 
@@ -134,7 +141,7 @@ def _nested(row: Mapping[str, Any], name: str) -> Any:
 
 def plain(value: Any) -> Any:
     """Arrays as lists, JSON as what it says."""
-    if isinstance(value, str | bytes) and value[:1] in ("[", "{", b"[", b"{"):
+    if isinstance(value, str | bytes) and value.lstrip()[:1] in ("[", "{", b"[", b"{"):
         try:
             return json.loads(value)
         except ValueError:
@@ -178,6 +185,22 @@ def read_points(value: Any, name: str) -> tuple[list[np.ndarray], list[np.ndarra
     return points, labels
 
 
+def _told_labels(told: Any, labels: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
+    """The labels that are beside the points, one list per object; those of `labels` where there are none."""
+    if not isinstance(told, list) or len(told) != len(labels):
+        raise ValueError(f"{name!r}: {POINT_LABEL_KEY} are {_shortened(told)} for the points of {len(labels)} objects")
+    found = []
+    for index, (entry, known) in enumerate(zip(map(plain, told), labels, strict=True)):
+        row = entry if isinstance(entry, list) else [entry]
+        if entry is not None and (len(row) != len(known) or any(label not in (0, 1) for label in row)):
+            raise ValueError(
+                f"{name!r}, object {index}: {POINT_LABEL_KEY} are {_shortened(entry)} for {len(known)} points; each "
+                "has 1, on the object, or 0, off it"
+            )
+        found.append(known if entry is None else np.array(row, np.int64))
+    return found
+
+
 def _entries(value: Any, where: str) -> list[Any]:
     entries = plain(value)
     if entries is None:
@@ -192,9 +215,11 @@ def _rows_of_numbers(value: Any, where: str, expected: str) -> list[list[float]]
     for index, entry in enumerate(_entries(value, where)):
         numbers = plain(entry)
         try:
-            row = [float(number) for number in numbers]
+            row = [float(number) for number in numbers] if isinstance(numbers, list) else None
         except (TypeError, ValueError):
-            raise ValueError(f"{where}: entry {index} is {_shortened(numbers)}; {expected}") from None
+            row = None
+        if row is None:
+            raise ValueError(f"{where}: entry {index} is {_shortened(numbers)}; {expected}")
         if not np.isfinite(row).all():
             raise ValueError(f"{where}: entry {index}, {row}, isn't finite")
         rows.append(row)

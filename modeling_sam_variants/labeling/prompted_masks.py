@@ -58,7 +58,7 @@ class PromptedMasks(PromptableSegmentationPipeline):
         found = super().postprocess(model_outputs, **postprocess_parameters)
         image_processor, threshold = self.processor.image_processor, self.model.config.mask_threshold
         is_padded = image_processor.resize_mode != SQUARE
-        input_size = (image_processor.pad_size["height"], image_processor.pad_size["width"])
+        input_size = image_processor.covered_size(model_outputs["logits"].shape)
         for index, masks in enumerate(found):
             reshaped = tuple(model_outputs["reshaped_input_sizes"][index].tolist())
             geometry = MaskGeometry(masks.size, *((reshaped, input_size) if is_padded else ()))
@@ -75,12 +75,18 @@ def request_of(prompts: ItemPrompts | None, pixels: np.ndarray) -> dict[str, Any
     if prompts is None:
         return request
     if prompts.boxes is not None:
-        request["boxes"] = prompts.boxes
+        request["boxes"] = _within(prompts.boxes, *pixels.shape[:2])
     if prompts.points is not None:
         # None stands for an object without points, which has a box.
         request["points"] = [np.asarray(points).tolist() or None for points in prompts.points]
         request["labels"] = [labels or None for labels in labels_of(prompts)]
     return request
+
+
+def _within(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes cut at the border of the image, over which detectors' reach; those beyond it stay as they are."""
+    cut = boxes.clip(0, (width, height, width, height))
+    return np.where((cut[:, 2:] > cut[:, :2]).all(axis=1, keepdims=True), cut, boxes)
 
 
 def labels_of(prompts: ItemPrompts) -> list[list[int]]:

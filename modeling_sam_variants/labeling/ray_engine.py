@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from sam_variants.labeling.items import Part
@@ -120,6 +122,7 @@ def _connection(address: str | None, workers: Workers) -> Iterator[None]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    on_end = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None:
             ray.init(address=address, **quiet)
@@ -130,6 +133,10 @@ def _connection(address: str | None, workers: Workers) -> Iterator[None]:
     except (RuntimeError, ConnectionError) as error:
         where = "on this machine" if address is None else f"at {address!r}"
         raise OSError(f"there is no Ray cluster {where}: {error}") from error
+    finally:
+        # Ray would end the process at once.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_end or signal.SIG_DFL)
     try:
         yield
     finally:
@@ -174,7 +181,7 @@ def _label_parts(
     stop: threading.Event,
 ) -> None:
     """Let the pool label parts, and tell of those that it gave up."""
-    tally: Any = ray.remote(num_cpus=0)(tally_class()).remote(MAX_DEATHS)
+    tally = _tally_here()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     # A part may take hours; and a machine may vanish while a worker starts on it, which is no reason to end.
@@ -198,6 +205,12 @@ def _label_parts(
             raise OSError(f"Ray gave up: {_essence(error)}") from error
     if given_up:
         raise ChildProcessError("; ".join(given_up))
+
+
+def _tally_here() -> Any:
+    """A tally on this machine, which has to stay: any other may vanish, and the count of the deaths with it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(num_cpus=0)(tally_class()).options(scheduling_strategy=here).remote(MAX_DEATHS)
 
 
 def _collect(outcomes: Iterable[Mapping[str, Any]], tally: Any) -> list[str]:

@@ -27,13 +27,15 @@ def tally_class() -> type:
             self._seconds: dict[str, float] = {}
             self._is_stopping = False
 
-        def begin(self, part: int) -> tuple[bool, int]:
-            """Whether to begin with a part, and how many workers died over it at the place where it is."""
+        def begin(self, part: int) -> tuple[bool, int, bool]:
+            """Whether to begin with a part, how many workers died over it at the place where it is, and whether it may
+            be read: not if that is what they die of.
+            """
             deaths = self._begun.get(part, 0)
             if self._is_stopping:
-                return False, 0
+                return False, 0, False
             self._begun[part] = deaths + 1
-            return deaths < self._max_deaths, deaths
+            return deaths < self._max_deaths, deaths, deaths <= self._max_deaths
 
         def add(self, batch: tuple[int, int, int, int, bool], seconds: dict[str, float]) -> None:
             """A batch is recorded: the fields of `BatchDone`; seconds by stage since the worker's last."""

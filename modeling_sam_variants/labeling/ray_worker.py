@@ -50,12 +50,12 @@ class PartWorker:
         folder = self._folder = self._folder or self._attach()
         if folder.is_done(part):
             return DONE, b""
-        may_begin, deaths = ray.get(self._tally.begin.remote(part))
+        may_begin, deaths, may_read = ray.get(self._tally.begin.remote(part))
         if not may_begin and not deaths:
             return STOPPED, b""
         try:
             if not may_begin:
-                return GIVEN_UP, self._obituary(folder, part, deaths).encode()
+                return GIVEN_UP, self._obituary(folder, part, deaths, may_read).encode()
             with self._stop_event() as stop:
                 is_whole = label_part(
                     self._job, part, self._labeler, self._tell, folder=folder, stop=stop, times=self._times
@@ -73,14 +73,16 @@ class PartWorker:
                 "to lie on storage that all machines of the cluster share"
             ) from error
 
-    def _obituary(self, folder: LabelFolder, part: int, deaths: int) -> str:
+    def _obituary(self, folder: LabelFolder, part: int, deaths: int, may_read: bool) -> str:
         with folder.writer(part) as writer:
             start = writer.start
-        source = self._job.source
-        batch = [item.key for item in itertools.islice(source.read(part, start), self._job.settings.batch_size)]
+        source, batch = self._job.source, "which can't even be read"
+        if may_read:
+            items = itertools.islice(source.read(part, start), self._job.settings.batch_size)
+            batch = ", ".join(item.key for item in items)
         return (
             f"part {part} ({source.parts[part].name}) is given up: {deaths} workers, one after the other, died over "
-            f"what begins with its row {start} ({', '.join(batch)}); it may need more memory than they have"
+            f"what begins with its row {start} ({batch}); it may need more memory than they have"
         )
 
     def _tell(self, batch: BatchDone) -> None:

@@ -71,6 +71,7 @@ class ReadAhead:
         start: the row.
         batch_size, rows_per_shard: where batches end, see `batch_end`.
         num_threads: how many images are decoded at once.
+        num_batches: how many are ahead or worked on at least, memory permitting.
         max_bytes: what images may take that are decoded or being decoded. A larger image is taken alone.
         keeps_content: whether the items keep the content of their files.
         times: where reading and decoding are added.
@@ -87,6 +88,7 @@ class ReadAhead:
         batch_size: int,
         rows_per_shard: int,
         num_threads: int,
+        num_batches: int = 2,
         max_bytes: int,
         keeps_content: bool = True,
         times: StageTimes | None = None,
@@ -94,7 +96,7 @@ class ReadAhead:
         self._items, self._row = items, start
         self._batch_size, self._rows_per_shard = batch_size, rows_per_shard
         self._keeps_content, self._times = keeps_content, times or StageTimes()
-        self._budget = _Budget(max_bytes, max(num_threads * IMAGES_PER_THREAD, 2 * batch_size))
+        self._budget = _Budget(max_bytes, max(num_threads * IMAGES_PER_THREAD, num_batches * batch_size))
         self._pool = ThreadPoolExecutor(num_threads, "decode")
         self._groups: queue.SimpleQueue[Group | Exception | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="read", daemon=True)

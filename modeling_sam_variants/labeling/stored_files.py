@@ -8,10 +8,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import fsspec
 
+from sam_variants.labeling.file_listing import lies_in
 from sam_variants.labeling.items import Item, Listed
 from sam_variants.labeling.web_content import is_remote
 
@@ -46,11 +48,12 @@ class StoredFile(NamedTuple):
         return Listed(self.name, self.size, self.stamp)
 
 
-def stored_files(patterns: Sequence[str]) -> list[StoredFile]:
+def stored_files(patterns: Sequence[str], out: Path | None = None) -> list[StoredFile]:
     """The files that paths, URLs and patterns mean, each once, sorted by name.
 
     Args:
         patterns: with * and **, and braces: `{000..099}` and `{train,test}`.
+        out: a folder here whose files are left out.
 
     Raises:
         ValueError: there is no such file.
@@ -58,8 +61,11 @@ def stored_files(patterns: Sequence[str]) -> list[StoredFile]:
     """
     found: dict[str, tuple[int | None, str]] = {}
     for pattern in patterns:
-        for expanded in [pattern] if os.path.isfile(pattern) else expand_braces(pattern):
-            matches = dict(_remote_files(expanded) if is_remote(expanded) else _files_here(expanded))
+        expanded_patterns = [pattern] if os.path.isfile(pattern) else list(expand_braces(pattern))
+        if not expanded_patterns:
+            raise ValueError(f"there is nothing in the range of {pattern!r}: it goes up, as in {{000..099}}")
+        for expanded in expanded_patterns:
+            matches = dict(_remote_files(expanded) if is_remote(expanded) else _files_here(expanded, out))
             if not matches:
                 raise ValueError(f"no file fits the pattern {expanded!r}")
             found |= matches
@@ -91,12 +97,12 @@ def common_folder(paths: Sequence[str]) -> str:
     return "".join(f"{names[0]}/" for names in common)
 
 
-def _files_here(pattern: str) -> Iterator[tuple[str, tuple[int, str]]]:
+def _files_here(pattern: str, out: Path | None) -> Iterator[tuple[str, tuple[int, str]]]:
     path = os.path.abspath(os.path.expanduser(pattern))
     if not os.path.exists(path) and not glob.has_magic(path):
         raise ValueError(f"there is no file {pattern!r}")
     for name in [path] if os.path.exists(path) else glob.iglob(path, recursive=True):
-        if os.path.isfile(name):
+        if os.path.isfile(name) and not (out is not None and lies_in(os.path.dirname(name), out)):
             status = os.stat(name)
             yield name, (status.st_size, str(status.st_mtime_ns))
 

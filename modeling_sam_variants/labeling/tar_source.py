@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sam_variants.labeling.image_content import with_content
 from sam_variants.labeling.items import Item, Listed, Part
 from sam_variants.labeling.label_rows import ChosenColumns, RowReader
 from sam_variants.labeling.prompt_columns import MissingColumnError, column_value
@@ -80,7 +81,7 @@ class TarSource:
         Raises:
             OSError: the tar can't be read now.
         """
-        return patiently(lambda row: self._items(self.files[part], row), start)
+        return with_content(patiently(lambda row: self._items(self.files[part], row), start))
 
     def _items(self, file: StoredFile, start: int) -> Iterator[Item]:
         row, taken = 0, _Names(file.name)
@@ -97,14 +98,14 @@ class TarSource:
                     return
                 key = taken.unique(sample[0].sample)
                 if row >= start:
-                    yield self._item({member.field: member for member in sample}, key)
+                    yield self._item({member.field: member for member in sample}, key, os.path.dirname(file.path))
                 row += 1
 
     def _is_used(self, field: str) -> bool:
         is_image = self.columns.image is None and is_image_name(f"x.{field}")
         return is_image or any(_is_in(name, field) for name in self.columns.names)
 
-    def _item(self, sample: Mapping[str, Member], key: str) -> Item:
+    def _item(self, sample: Mapping[str, Member], key: str, folder: str) -> Item:
         try:
             chosen = self._with_image(sample)
             used = [member for member in sample.values() if any(_is_in(name, member.field) for name in chosen.names)]
@@ -112,7 +113,7 @@ class TarSource:
                 if member.error is not None:
                     raise ValueError(f"the member .{member.field} {member.error}")
             row = {member.field: decoded(member.field, member.content or b"") for member in used}
-            return RowReader(chosen, "").item({**row, KEY: next(iter(sample.values())).sample}, key)
+            return RowReader(chosen, folder).item({**row, KEY: next(iter(sample.values())).sample}, key)
         except ValueError as error:
             return Item(key, error=str(error))
 
@@ -155,8 +156,12 @@ class _Names:
         self._tar, self._taken = tar, dict[str, int]()
 
     def unique(self, sample: str) -> str:
-        count = self._taken[sample] = self._taken.get(sample, 0) + 1
-        return f"{self._tar}#{sample}" if count == 1 else f"{self._tar}#{sample}#{count}"
+        name = sample
+        while name in self._taken:  # a sample may be called as another was named anew
+            self._taken[sample] += 1
+            name = f"{sample}#{self._taken[sample]}"
+        self._taken[name] = 1
+        return f"{self._tar}#{name}"
 
 
 def _is_in(name: str, field: str) -> bool:

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import fsspec
@@ -44,11 +44,11 @@ class Network:
     """Whether anybody can be reached, so that images aren't blamed for a cable that was pulled.
 
     Args:
-        probes: URLs that are tried when there is doubt.
+        probes: gives paths and URLs; the URLs are tried when there is doubt.
     """
 
-    def __init__(self, probes: Sequence[str] = ()) -> None:
-        self._probes = [url for url in probes if url.startswith(URL_PREFIXES)]
+    def __init__(self, probes: Callable[[], Iterable[str]] = tuple) -> None:
+        self._probes = probes
         self._answered = ("", float("-inf"))
 
     def note_answer(self, url: str) -> None:
@@ -58,7 +58,9 @@ class Network:
     def is_up(self, since: float) -> bool:
         """Whether anybody answered since a moment (`time.monotonic`), or does now."""
         url, moment = self._answered
-        return moment >= since or any(self._answers(probe) for probe in ([url] if url else []) + self._probes)
+        if moment >= since or (url and self._answers(url)):
+            return True
+        return any(self._answers(probe) for probe in self._probes() if probe.startswith(URL_PREFIXES))
 
     def _answers(self, url: str) -> bool:
         try:
@@ -123,7 +125,7 @@ class Download(threading.Thread):
         try:
             with urllib.request.urlopen(_request(self.url), timeout=SILENT_SECONDS) as response:
                 self._network.note_answer(self.url)
-                return self._read(response)
+                announced, content = response.length, self._read(response)
         except urllib.error.HTTPError as error:
             self._network.note_answer(self.url)
             kind = UnreachableError if error.code in BUSY else FileMissingError
@@ -133,6 +135,10 @@ class Download(threading.Thread):
             raise UnreachableError(str(reason) or type(error).__name__) from None
         except ValueError as error:
             raise FileMissingError(f"it is no URL: {error}") from None
+        # `read1` takes a connection that broke for the end.
+        if announced is not None and len(content) < announced:
+            raise UnreachableError(f"only {len(content)} of {announced} bytes came")
+        return content
 
     def _from_storage(self) -> bytes:
         try:
