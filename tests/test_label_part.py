@@ -92,3 +92,18 @@ def test_every_job_has_a_batch(batch_size: int, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 2 * jobs * batch_size, side=8)
     job = stand_in_job(photos, tmp_path / "out", rows_per_shard=100, batch_size=batch_size)
     assert run_local(job, labeler=Together(jobs=jobs)).rows == 2 * jobs * batch_size
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_single_job_works_in_the_calling_thread(jobs: int, tmp_path: Path) -> None:
+    """PyTorch is slower in a second one."""
+    threads = set()
+
+    class Noting(StandIn):
+        def __call__(self, items: Sequence[Item], pixels: Sequence[Any]) -> Any:
+            threads.add(threading.current_thread())
+            return super().__call__(items, pixels)
+
+    job = stand_in_job(write_photos(tmp_path / "photos", 4), tmp_path / "out", batch_size=2)
+    run_local(job, labeler=Noting(jobs=jobs))
+    assert (threads == {threading.main_thread()}) == (jobs == 1)
