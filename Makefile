@@ -25,8 +25,14 @@ segment: $(VENV)/.installed ## segment the bundled photo with the embedded check
 	@$(BIN)/sam-variants segment $(PHOTO) $(PROMPT) --out $(OUT)
 	@cd $(OUT) && echo "The pictures are in $$(pwd):" && ls
 
-test: $(VENV)/.installed-dev ## run the fast tests: no network, no weights to download
+test: $(VENV)/.installed-dev build/torchao ## run the fast tests: no network, no weights to download
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Beside the environment: where transformers finds torchao, every process starts slower. One test looks for it here.
+build/torchao: $(CONSTRAINTS) | $(VENV)/.installed-dev
+	@rm -rf $@
+	$(INSTALL) --no-deps --target $@ --constraint $(CONSTRAINTS) torchao
+	@touch $@
 
 lint: $(VENV)/.installed-dev ## ruff: lint rules and formatting
 	$(BIN)/ruff check .

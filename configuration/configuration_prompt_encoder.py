@@ -15,6 +15,8 @@ class PromptEncoderConfig(FamilyConfig):
         embed_dim: width of the prompt embeddings.
         image_embedding_size: side of the image embedding in cells.
         input_image_size: side of the model's square input in pixels.
+        pad_input: False when images may come without the padding that fills that square: positions are still those of
+            the whole square.
         mask_in_chans: hidden channels of the mask prompt's convolutions.
         positional_scale: scale of the random Fourier features (drawn at construction, then loaded with the weights).
         pad_boxes: let a not-a-point token follow boxes too, as SAM 2 does; SAM has it only behind points without a box.
@@ -30,6 +32,7 @@ class PromptEncoderConfig(FamilyConfig):
     embed_dim: int = 256
     image_embedding_size: int = 64
     input_image_size: int = 1024
+    pad_input: bool = True
     mask_in_chans: int = 16
     positional_scale: float | int = 1.0
     pad_boxes: bool = False

@@ -50,6 +50,9 @@ class SamVariantsConfig(FamilyConfig):
         mask_decoder_config: configuration of the mask decoder, or a dict.
         image_size: side of the square that images are fitted into, in pixels; None takes the encoder's own. Another
             value retargets encoder, prompts and processor together without touching a parameter.
+        pad_input: False takes an input smaller than `image_size` for the upper left part of that square whose padding
+            was left out: positions are those of the square. Masks then differ a little from those of the padded image,
+            because the encoder no longer sees the padding.
         use_no_mem_embed: add a learned vector to the embedding of an image that stands alone, as SAM 2 does with frames
             without memory.
         mask_threshold: logit above which a pixel belongs to the mask.
@@ -69,6 +72,7 @@ class SamVariantsConfig(FamilyConfig):
     prompt_encoder_config: dict | PreTrainedConfig | None = None
     mask_decoder_config: dict | PreTrainedConfig | None = None
     image_size: int | None = None
+    pad_input: bool = True
     use_no_mem_embed: bool = False
     mask_threshold: float | int = 0.0
     mask_generation: dict[str, Any] | None = None
@@ -95,7 +99,7 @@ class SamVariantsConfig(FamilyConfig):
         is_for_pipeline = kwargs.get("_from_pipeline") is not None
         values, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if cls.model_type == IMAGE_MODEL_TYPE and values.get("model_type") == VIDEO_MODEL_TYPE:
-            own = set(cls.__dataclass_fields__) - {"model_type", "architectures"}
+            own = {*cls.__dataclass_fields__, "quantization_config"} - {"model_type", "architectures"}
             values = {name: value for name, value in values.items() if name in own}
         return values | {PIPELINE_MARK: True} if is_for_pipeline else values, kwargs
 
@@ -120,8 +124,8 @@ class SamVariantsConfig(FamilyConfig):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         parts_exist = all(hasattr(self.__dict__.get(part), "to_dict") for part in self.sub_configs)
-        if name == "image_size" and value is not None and parts_exist:
-            self._retarget_prompts(value)
+        if name in ("image_size", "pad_input") and self.__dict__.get("image_size") is not None and parts_exist:
+            self._retarget_prompts(self.image_size)  # type: ignore[arg-type]
 
     def _retarget_prompts(self, image_size: int) -> None:
         stride = self.vision_config.stride
@@ -129,3 +133,4 @@ class SamVariantsConfig(FamilyConfig):
             raise ValueError(f"image_size={image_size} must be a positive multiple of the encoder's stride {stride}")
         self.prompt_encoder_config.input_image_size = image_size
         self.prompt_encoder_config.image_embedding_size = image_size // stride
+        self.prompt_encoder_config.pad_input = self.pad_input

@@ -94,6 +94,8 @@ class SamVariantsVideoConfig(SamVariantsConfig):
                 f"max_cond_frames_in_attn={self.max_cond_frames_in_attn} must be -1 (all) or at least 2: the nearest "
                 "prompted frames before and after"
             )
+        if not self.pad_input:
+            raise ValueError("pad_input=False is for images: a memory refers to places in the padded frame")
         if self.memory_dtype not in MEMORY_DTYPES:
             raise ValueError(f"memory_dtype={self.memory_dtype!r} must be one of {', '.join(MEMORY_DTYPES)}")
         if self.proj_tpos_enc_in_obj_ptrs and not self.add_tpos_enc_to_obj_ptrs:

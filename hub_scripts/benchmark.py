@@ -12,6 +12,8 @@ from sam_variants.hub_scripts.benchmark_everything import EverythingSettings, me
 from sam_variants.hub_scripts.benchmark_everything_tables import everything_tables
 from sam_variants.hub_scripts.benchmark_label import LabelingSettings, measure_label
 from sam_variants.hub_scripts.benchmark_label_tables import label_tables
+from sam_variants.hub_scripts.benchmark_load_command import load
+from sam_variants.hub_scripts.benchmark_part_commands import decode, encode
 from sam_variants.hub_scripts.benchmark_report import (
     DeviceOption,
     JsonOption,
@@ -33,6 +35,9 @@ benchmark = typer.Typer(
     help="Measure speed and memory, beside transformers. Quote ratios: times change with the machine and with what "
     "else it does.",
 )
+benchmark.command()(encode)
+benchmark.command()(decode)
+benchmark.command()(load)
 
 
 @benchmark.command()

@@ -18,10 +18,18 @@ from transformers.utils import logging
 from sam_variants.checkpoint_layouts.read_checkpoint import WEIGHT_SUFFIXES
 from sam_variants.hub_scripts.convert_folder import check_folder, folder_sizes, whole_folder
 from sam_variants.hub_scripts.convert_report import print_report
-from sam_variants.hub_scripts.convert_source import Source, parameters_by_part, read_source, sources_in
+from sam_variants.hub_scripts.convert_source import (
+    Source,
+    as_quantized,
+    parameters_by_part,
+    read_source,
+    sources_in,
+)
 from sam_variants.hub_scripts.convert_target import Target, WriteOptions, card_for, check_target, write_target
 from sam_variants.hub_scripts.convert_verify import verify_source
+from sam_variants.hub_scripts.model_options import Quantize
 from sam_variants.hub_scripts.segment import Clock
+from sam_variants.quantization import check_name
 
 # Beside the weights: the card, the configuration, the package's code.
 SMALL_FILES = 2 << 20
@@ -61,6 +69,14 @@ def convert(
         StoredDtype | None,
         typer.Option("--dtype", help="Store the weights in another precision.", show_default="as they are stored"),
     ] = None,
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(
+            "--quantize",
+            help="Weights of linear layers in int8 through torchao; int8-dynamic is for activations in int8, too.",
+            show_default="as they are stored",
+        ),
+    ] = None,
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", metavar="SIZE", help="Split weights above, such as 1GB.")
     ] = WriteOptions.max_shard_size,
@@ -91,19 +107,26 @@ def convert(
     SAM, MobileSAM, SAM 2 and 2.1 in their authors' files, in transformers' folders, or in ours. Tensors stay what they
     are, bit for bit; what was written is read back and compared. The folder is written whole or not at all.
 
+    With --quantize the weights of linear layers become int8, and everything else stays what it is.
+
     A folder that is no checkpoint but holds several files converts each of them to --out/PRESET; one that can't be
     converted is reported at the end, the others are done, and the exit code is 1.
 
     \b
     sam-variants convert sam2.1_hiera_tiny.pt --out sam2.1-hiera-tiny --verify
     sam-variants convert facebook/sam-vit-base --out sam-vit-base
+    sam-variants convert facebook/sam-vit-base --quantize int8 --out sam-vit-base-int8
     sam-variants convert checkpoints --out repositories
     sam-variants convert sam2.1-hiera-tiny --to official --out authors
     sam-variants convert sam2.1-hiera-tiny --to transformers --out theirs
     """
-    if to is not Target.ours and (with_code or licence is not None):
-        given = "--with-code" if with_code else "--licence"
+    for_ours = {"--with-code": with_code, "--licence": licence is not None, "--quantize": quantize is not None}
+    given = next((option for option, is_given in for_ours.items() if is_given), None)
+    if to is not Target.ours and given is not None:
         raise ValueError(f"{given} is for a repository of ours; it can't go with --to {to.value}")
+    way = None if quantize is None else quantize.value
+    if way is not None:
+        check_name(way)
     logging.disable_progress_bar()
     options = WriteOptions(max_shard_size, licence, with_code)
     wanted = None if dtype is None else getattr(torch, dtype.value)
@@ -112,7 +135,7 @@ def convert(
     done: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     for name in sources:
-        conversion = Conversion(name, to, options, preset, wanted, not no_check, revision, force, verify)
+        conversion = Conversion(name, to, options, preset, wanted, not no_check, revision, force, verify, way)
         try:
             done.append(conversion.run(out, [Path(report["out"]).name for report in done] if is_batch else None))
         except (ValueError, TypeError, OSError) as error:
@@ -140,6 +163,7 @@ class Conversion:
         preset, dtype, check, revision: as in `read_source`.
         force: write over an older result.
         verify: compare with transformers first.
+        quantize: name in `QUANTIZATIONS`, or None.
     """
 
     def __init__(
@@ -153,10 +177,11 @@ class Conversion:
         revision: str | None,
         force: bool,
         verify: bool,
+        quantize: str | None = None,
     ) -> None:
         self.name, self.to, self.options = name, to, options
         self.preset, self.dtype, self.check, self.revision = preset, dtype, check, revision
-        self.force, self.verify = force, verify
+        self.force, self.verify, self.quantize = force, verify, quantize
         self.clock, self.console = Clock(), Console(stderr=True)
 
     def run(self, out: Path, taken: list[str] | None) -> dict[str, Any]:
@@ -184,7 +209,10 @@ class Conversion:
             with self.clock.step("verify", self.console):
                 verified = verify_source(source)
             verified.check(self.name)
-        num_bytes = sum(tensor.nbytes for tensor in source.model.state_dict().values()) + SMALL_FILES
+        if self.quantize is not None:
+            with self.clock.step("quantise", self.console):
+                source = as_quantized(source, self.quantize)
+        num_bytes = sum(tensor.nbytes for tensor in source.written.values()) + SMALL_FILES
         with self.clock.step("write", self.console), whole_folder(folder, self.force, num_bytes) as draft:
             write_target(source, self.to, draft, self.options)
             written = folder_sizes(draft)
@@ -232,7 +260,8 @@ def describe(source: Source, card: ModelCard) -> dict[str, Any]:
         "parameters": parameters_by_part(source.model.named_parameters()),
         "dropped": source.dropped,
         "stored_dtypes": dtypes_of(source.tensors.values()),
-        "dtype": ", ".join(dtypes_of(source.model.state_dict().values())),
+        "dtype": ", ".join(dtypes_of(source.written.values())),
+        "quantize": source.quantize,
     }
 
 

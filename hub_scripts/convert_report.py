@@ -33,6 +33,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         found += [("sha256", file["sha256"]), ("", evidence(file))]
     found += [("licence", licence(report))] if report["to"] == "ours" else []
     found += [("parameters", parts), ("stored in", precision(report))]
+    found += [("quantised", f"{report['quantize']}, through torchao")] if report["quantize"] else []
     found += [("dropped", line) for line in dropped(report["dropped"])]
     return found + [("verified", line) for line in verified(report["verified"])]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,15 @@ from sam_variants.configuration.configuration_sam_variants_video import SamVaria
 from sam_variants.configuration.known_checkpoints import CHECKPOINTS, KnownCheckpoint
 from sam_variants.configuration.presets import PRESETS, config_for
 from sam_variants.hub.checksums import evidence_for, read_checksums, sha256_of, verify, weights_files
+from sam_variants.hub.quantized_weights import flat_state_dict, says_quantized
 from sam_variants.hub_scripts.convert_processor import download_beside, processor_beside
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
+from sam_variants.quantization import quantized
 
 OURS = "ours"
 # What a configuration says beside its architecture.
-BESIDE = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
+BESIDE = ("_name_or_path", "architectures", "auto_map", "dtype", "quantization_config", "transformers_version")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Source:
         preset: name in `PRESETS` of exactly this architecture, or None.
         how: what told the architecture.
         dtype: what the weights are turned into; None leaves them as they are stored.
+        quantize: how the model's weights were quantised, by its name in `QUANTIZATIONS`; None for not at all.
     """
 
     name: str
@@ -93,10 +96,13 @@ class Source:
     preset: str | None
     how: str
     dtype: torch.dtype | None
+    quantize: str | None = None
 
     @property
     def written(self) -> dict[str, Tensor]:
         """The tensors under our names as they will be written."""
+        if self.quantize is not None:
+            return flat_state_dict(self.model)[0]
         if self.dtype is None:
             return self.tensors
         return {
@@ -159,6 +165,8 @@ def read_source(
     path, source = find_locally(name, revision)
     files = [read_file(file, check) for file in (weights_files(path) if path.is_dir() else [path])]
     values = config_beside(path)
+    if says_quantized(values):
+        raise ValueError(f"the weights of {source} are quantised and stay so: convert those that they were made from")
     folder = download_beside(name, path, is_own(values)) if values else None
     stored = read_weights_folder(path) if path.is_dir() else read_checkpoint(path)
     if is_own(values):
@@ -214,6 +222,23 @@ def store_as(model: SamVariantsModel, tensors: Mapping[str, Tensor], dtype: torc
     current = model.state_dict()
     others = {name: tensor.clone() for name, tensor in tensors.items() if tensor.dtype != current[name].dtype}
     model.load_state_dict(others, strict=False, assign=True)
+
+
+def as_quantized(source: Source, name: str) -> Source:
+    """The same checkpoint with int8 weights in linear layers; all other tensors are what they were, bit for bit.
+
+    Args:
+        source: as it was read.
+        name: name in `QUANTIZATIONS`.
+
+    Raises:
+        ValueError: without torchao.
+    """
+    model = quantized(source.model, name)
+    current, stored = model.state_dict(), source.model.state_dict()
+    kept = {name: tensor for name, tensor in stored.items() if type(current[name]) is Tensor}
+    model.load_state_dict(kept, strict=False, assign=True)
+    return replace(source, model=model, quantize=name)
 
 
 def read_file(path: Path, check: bool) -> SourceFile:

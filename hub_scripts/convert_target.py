@@ -23,7 +23,7 @@ from sam_variants.checkpoint_layouts.write_checkpoint import (
     write_transformers,
 )
 from sam_variants.hub.card_checks import LICENCE_FIELDS
-from sam_variants.hub.card_keeping import read_card
+from sam_variants.hub.card_keeping import read_card, said_by
 from sam_variants.hub.checksums import update_checksums
 from sam_variants.hub.model_card import model_card
 from sam_variants.hub.repo_files import CARD_FILE
@@ -70,22 +70,30 @@ def write_ours(source: Source, folder: Path, options: WriteOptions) -> None:
 
 
 def card_for(source: Source, options: WriteOptions) -> ModelCard:
-    """The card of a repository of ours stays; any other checkpoint gets one that says where it comes from."""
+    """The card of a repository of ours stays; any other checkpoint gets one that says where it comes from.
+
+    So do quantised weights: what the old card measured is not true of them.
+    """
     path, origin = (source.folder or source.path) / CARD_FILE, source.origin
-    if source.layout == OURS and path.is_file():
-        card = read_card(path.read_bytes(), repr(str(path)))
+    own = read_card(path.read_bytes(), repr(str(path))) if source.layout == OURS and path.is_file() else None
+    if own is not None and source.quantize is None:
         if options.licence is not None:
             for field in LICENCE_FIELDS:
-                card.data.pop(field)
-            card.data["license"] = options.licence
-        return card
-    return model_card(
-        source.model,
-        license=options.licence or (origin.licence.lower() if origin else None),
-        base_model=origin.hub_repo if origin else None,
-        source=f"{source.path.name} ({source.layout_name})",
-        with_code=options.with_code,
-    )
+                own.data.pop(field)
+            own.data["license"] = options.licence
+        return own
+    said: dict[str, Any] = {
+        "license": origin.licence.lower() if origin else None,
+        "base_model": origin.hub_repo if origin else None,
+        "source": f"{source.path.name} ({source.layout_name})",
+    }
+    if own is not None:
+        said |= said_by(own)
+    if options.licence is not None:
+        said |= dict.fromkeys(LICENCE_FIELDS) | {"license": options.licence}
+    if source.quantize is not None and said["base_model"] is not None:
+        said["base_model_relation"] = "quantized"
+    return model_card(source.model, with_code=options.with_code, **said)
 
 
 def write_authors_file(source: Source, folder: Path, options: WriteOptions) -> None:

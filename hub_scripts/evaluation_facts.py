@@ -60,7 +60,9 @@ def load_model(checkpoint: str, image_size: int | None, device: str = "cpu") -> 
         # By it a model card's numbers are known to be of its weights.
         "sha256": checkpoint_checksums(find_locally(checkpoint)[0]),
     }
-    return model.float().fuse().to(device), about
+    # transformers' own float() refuses quantised weights, which stay as they are.
+    found: Any = torch.nn.Module.float(model)
+    return found.fuse().to(device), about
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ from sam_variants.hub_scripts.model_options import (
     ImageSizeOption,
     MaxMemoryOption,
     ModelOption,
+    QuantizeOption,
     load_model,
 )
 from sam_variants.hub_scripts.segment import Clock, make_folder
@@ -80,6 +81,7 @@ def everything(
     max_memory: MaxMemoryOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
+    quantize: QuantizeOption = None,
     image_size: ImageSizeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
 ) -> None:
@@ -103,7 +105,7 @@ def everything(
     run = EverythingRun(find_images(image, recursive, out), out)
     make_folder(out)
     with clock.step("load the model", console):
-        fused, processor = load_model(str(default_checkpoint()) if model is None else model, image_size)
+        fused, processor = load_model(str(default_checkpoint()) if model is None else model, image_size, quantize)
         fused.encode_in(getattr(torch, dtype.value))
         pipe = pipeline_for(SamVariantsMaskGenerationPipeline, fused, processor, device)
     with clock.timed("segment"):
@@ -112,6 +114,7 @@ def everything(
         "model": model or "embedded",
         "device": str(pipe.device),
         "dtype": dtype.value,
+        "quantize": None if quantize is None else quantize.value,
         "settings": settings,
         "seconds": clock.seconds,
     }

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sam_variants.coco_files import CocoWriter, coco_image, write_coco
 from sam_variants.hub_scripts.image_sources import file_name, unique_stems
-from sam_variants.hub_scripts.segment import read_image
+from sam_variants.hub_scripts.segment_run import read_image
 from sam_variants.mask_generation.time_split import TimeSplit
 from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline
 from sam_variants.results import Masks

@@ -39,6 +39,7 @@ from sam_variants.hub_scripts.model_options import (
     ImageSizeOption,
     MaxMemoryOption,
     ModelOption,
+    QuantizeOption,
 )
 
 
@@ -150,7 +151,7 @@ def label(
             "--jobs",
             min=1,
             help="Batches that the model works on at once, each on its share of the CPU's threads.",
-            show_default="one per thread of the CPU, at most 8; 2 on a GPU",
+            show_default="one per thread of the CPU, at most 8, and 1 for two threads; 2 on a GPU",
         ),
     ] = None,
     read_threads: Annotated[
@@ -179,6 +180,7 @@ def label(
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
+    quantize: QuantizeOption = None,
     image_size: ImageSizeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
 ) -> None:
@@ -227,6 +229,7 @@ def label(
         labeling={
             "device": device,
             "dtype": dtype.value,
+            "quantize": None if quantize is None else quantize.value,
             "image_size": image_size,
             "batch_size": batch_size,
             "mode": "prompts" if prompted else "everything",

@@ -1,15 +1,15 @@
-"""The options --model, --device, --dtype, --image-size and --max-memory: a checkpoint, and how it runs."""
+"""The options --model, --device, --dtype, --quantize, --image-size and --max-memory: a checkpoint, and how it runs."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sam_variants.checkpoint_layouts.load_whole import load_whole
-from sam_variants.modeling_sam_variants import SamVariantsModel
-from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
+if TYPE_CHECKING:
+    from sam_variants.modeling_sam_variants import SamVariantsModel
+    from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
 
 
 class Dtype(StrEnum):
@@ -18,6 +18,13 @@ class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+class Quantize(StrEnum):
+    """Ways to hold the weights in int8, by their names in `QUANTIZATIONS`."""
+
+    int8 = "int8"
+    int8_dynamic = "int8-dynamic"
 
 
 ModelOption = Annotated[
@@ -53,9 +60,22 @@ ImageSizeOption = Annotated[
 DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", help="What the image encoder computes in; the mask decoder keeps float32.")
 ]
+QuantizeOption = Annotated[
+    Quantize | None,
+    typer.Option(
+        "--quantize",
+        help="Weights of linear layers in int8 through torchao; int8-dynamic rounds activations, too.",
+        show_default="as they are stored",
+    ),
+]
 
 
-def load_model(source: str, image_size: int | None = None) -> tuple[SamVariantsModel, SamVariantsProcessor]:
+def load_model(
+    source: str, image_size: int | None = None, quantize: Quantize | None = None
+) -> tuple[SamVariantsModel, SamVariantsProcessor]:
     """The whole model of a checkpoint, fused for inference, and its processor; see `load_whole`."""
-    model, processor = load_whole(source, image_size)
+    # Here, because it imports PyTorch, for which --help should not wait.
+    from sam_variants.checkpoint_layouts.load_whole import load_whole
+
+    model, processor = load_whole(source, image_size, None if quantize is None else quantize.value)
     return model.fuse(), processor

@@ -20,6 +20,7 @@ from sam_variants.checkpoint_layouts.read_checkpoint import read_weights_folder
 from sam_variants.configuration.known_checkpoints import CHECKPOINTS
 from sam_variants.hub.card_keeping import read_card, said_by
 from sam_variants.hub.checksums import CHECKSUMS_FILE, read_checksums, sha256_of, verify_files, write_checksums
+from sam_variants.hub.quantized_weights import says_quantized
 from sam_variants.hub.remote_repo import explained, find_repo, read_remote
 from sam_variants.hub.repo_files import (
     CARD_FILE,
@@ -88,6 +89,8 @@ def stage(checkpoint: str, folder: Path, max_shard_size: str | None = None) -> S
     ours = own_folder(path)
     if (ours is not None and (ours / CHECKSUMS_FILE).is_file()) or path.name in PUBLISHED_NAMES:
         verify_files(path if ours is None else ours)
+    if max_shard_size is not None and ours is not None:
+        refuse_cutting(ours, checkpoint)
     model = load_checkpoint(checkpoint)
     if not isinstance(model, SamVariantsModel):
         raise ValueError(
@@ -191,6 +194,15 @@ def link_folder(source: Path, folder: Path) -> None:
             target.symlink_to(path.resolve())
         except OSError:  # no links on this file system
             shutil.copyfile(path, target)
+
+
+def refuse_cutting(folder: Path, checkpoint: str) -> None:
+    """Raise ValueError for quantised weights, whose files say more than their tensors."""
+    if says_quantized(config_beside(folder)):
+        raise ValueError(
+            f"--max-shard-size can't be applied to the quantised weights of {checkpoint!r}: sam-variants convert "
+            "--quantize writes them in files of any size"
+        )
 
 
 def cut_again(folder: Path, max_shard_size: str) -> None:

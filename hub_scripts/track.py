@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts.model_options import DeviceOption, ImageSizeOption, load_model
-from sam_variants.hub_scripts.prompt_options import check_inside_video, read_video_prompts
 from sam_variants.hub_scripts.segment import Clock, make_folder
-from sam_variants.hub_scripts.tracking_run import Files, TrackingRun
-from sam_variants.pipeline_base import pipeline_for
-from sam_variants.processing.video_reader import video_info
-from sam_variants.video_pipeline import PromptableVideoSegmentationPipeline
+
+# At their places below, because they import PyTorch, for which --help should not wait.
+if TYPE_CHECKING:
+    from sam_variants.video_pipeline import PromptableVideoSegmentationPipeline
 
 
 def track(
@@ -82,6 +80,10 @@ def track(
     and every other line the masks of one frame as COCO annotations. While it runs there is clip_state.safetensors too,
     from which --resume goes on as if nothing had happened.
     """
+    from sam_variants.hub_scripts.prompt_options import check_inside_video, read_video_prompts
+    from sam_variants.hub_scripts.tracking_run import Files, TrackingRun
+    from sam_variants.processing.video_reader import video_info
+
     if resume and overwrite:
         raise typer.BadParameter("give one of --resume and --overwrite", param_hint="--resume")
     if stop is not None and stop <= start:
@@ -127,6 +129,10 @@ def load_tracker(source: str | None, device: str | None, image_size: int | None)
     Raises:
         ValueError, OSError: for a checkpoint, size or device that can't be used.
     """
+    from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
+    from sam_variants.pipeline_base import pipeline_for
+    from sam_variants.video_pipeline import PromptableVideoSegmentationPipeline
+
     path = str(default_checkpoint(video=True)) if source is None else source
     model: Any
     model, processor = load_model(path, image_size)

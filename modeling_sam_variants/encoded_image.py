@@ -194,7 +194,7 @@ def encode_images(
         torch.accelerator.synchronize(model.device)  # or else the time of encoding shows up as that of the decoder
     levels = [encoded] if isinstance(encoded, Tensor) else list(encoded)
     is_padded = image_processor.resize_mode != SQUARE
-    input_size = (image_processor.pad_size["height"], image_processor.pad_size["width"])
+    input_size = (batch["pixel_values"].shape[2], batch["pixel_values"].shape[3])
     results = []
     for index, image in enumerate(images):
         height, width = batch["reshaped_input_sizes"][index].tolist()

@@ -6,7 +6,6 @@ Source: the COCO run-length format as pycocotools' `maskApi.c` defines it.
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from pycocotools import mask as mask_utils
@@ -128,6 +127,8 @@ def mask_to_polygons(mask: np.ndarray) -> list[Polygon]:
     pixel is a real square, shoelace areas add up to the pixel count, and even-odd filling gives back exactly this
     mask. Exteriors turn clockwise on the screen, holes counter-clockwise. No ring crosses or touches itself.
     """
+    import cv2  # here, because it is large and who loads a model needs none of it
+
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     polygons = []
     for component in range(1, count):
@@ -144,6 +145,8 @@ def _region_rings(region: np.ndarray) -> Polygon:
     left or top edge have an even coordinate 2p and those on a right or bottom edge an odd one 2p+1, for exteriors
     and holes alike: (c + 1) // 2 is the edge itself.
     """
+    import cv2  # here, because it is large and who loads a model needs none of it
+
     doubled = region.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     exterior: Polygon = []

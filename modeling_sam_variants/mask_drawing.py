@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -182,6 +181,8 @@ def _blend(rgba: np.ndarray, fill: np.ndarray, outline: np.ndarray, colors: np.n
 def _erode(mask: np.ndarray, width: int) -> np.ndarray:
     if width == 0:
         return mask
+    import cv2  # here, because it is large and who loads a model needs none of it
+
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     return cv2.erode(mask.astype(np.uint8), kernel).astype(bool)
 

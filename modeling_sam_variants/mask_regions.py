@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +19,8 @@ def region_areas(masks: Tensor) -> Tensor:
     Returns:
         …×H×W int32 on the same device; 0 outside the masks.
     """
+    import cv2  # here, because it is large and who loads a model needs none of it
+
     pixels = masks.reshape(-1, *masks.shape[-2:]).cpu().numpy().astype(np.uint8)
     areas = np.zeros(pixels.shape, dtype=np.int32)
     for mask, out in zip(pixels, areas, strict=True):

@@ -13,7 +13,6 @@ from sam_variants.configuration.configuration_sam_variants import SamVariantsCon
 from sam_variants.decoders.mask_decoder import DecodedMasks, MaskDecoder
 from sam_variants.decoders.prompt_encoder import PADDING_COORDINATE, PADDING_LABEL, PromptEncoder
 from sam_variants.encoders.encoder_table import build_image_encoder
-from sam_variants.hub.push_model import push_model
 from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.losses import segmentation_loss
 from sam_variants.outputs import ImageEncoderOutput, SamVariantsOutput
@@ -83,7 +82,13 @@ class SamVariantsModel(PretrainedPart):
             B×C×H/stride×W/stride; for a decoder with skip connections a list of maps, finest first, the embedding last.
             Pass it to the model as `image_embeddings`.
         """
-        return self._embeddings_of(self.image_encoder(pixel_values, **kwargs))
+        return self._embeddings_of(self._encode(pixel_values, **kwargs))
+
+    def _encode(self, pixel_values: Tensor, **kwargs: Any) -> ImageEncoderOutput:
+        """What the image encoder says of images, whose padding may be left out if the configuration says so."""
+        if not self.config.pad_input:
+            kwargs["frame_size"] = (self.config.image_size, self.config.image_size)
+        return self.image_encoder(pixel_values, **kwargs)
 
     def encode_in(self, dtype: torch.dtype) -> Self:
         """Let the image encoder work in another precision; prompts, mask decoder and memory keep theirs.
@@ -149,6 +154,8 @@ class SamVariantsModel(PretrainedPart):
                 repository of another model, and without a token.
             OSError: when the Hub refuses, or the repository was changed by someone else meanwhile.
         """
+        from sam_variants.hub.push_model import push_model  # with cards and commits, which loading a model does without
+
         return push_model(
             self,
             repo_id,
@@ -219,7 +226,7 @@ class SamVariantsModel(PretrainedPart):
             raise ValueError("pass either pixel_values or image_embeddings")
         encoded = ImageEncoderOutput()
         if image_embeddings is None:
-            encoded = self.image_encoder(pixel_values, **kwargs)
+            encoded = self._encode(pixel_values, **kwargs)  # type: ignore[arg-type]
             image_embeddings = self._embeddings_of(encoded)
         *skips, embedding = [image_embeddings] if isinstance(image_embeddings, Tensor) else list(image_embeddings)
         self._check_embeddings(skips, embedding)

@@ -304,7 +304,7 @@ class SamVariantsVideoModel(VideoModelNames, SamVariantsModel):
             image_embeddings,
             self.prompt_encoder.get_dense_pe(size).to(image_embeddings.dtype),
             sparse,
-            encoded.dense.expand(len(sparse), -1, -1, -1),
+            encoded.dense.expand(sparse.shape[0], -1, -1, -1),
             multimask,
             high_resolution_features=features.skips or None,
             token_mask=encoded.token_mask,

@@ -10,6 +10,7 @@ from transformers import AutoModelForMaskGeneration, PreTrainedModel
 from transformers.pipelines.base import Pipeline
 
 from sam_variants.configuration.configuration_sam_variants import IMAGE_MODEL_TYPE, PIPELINE_MARK, VIDEO_MODEL_TYPE
+from sam_variants.hub.quantized_weights import rebuilt
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor, hub_options, may_have_processor
 from sam_variants.processing.processor_for import fitting_processor
@@ -97,8 +98,7 @@ class SamVariantsPipeline(Pipeline):
         """
         model, weights = self.model, self._weights_before_fusing
         if weights is not None:
-            dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
-            model = type(model).from_pretrained(None, config=model.config, state_dict=weights, dtype=dtype)
+            model = rebuilt(model, model.config, weights)
         model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 

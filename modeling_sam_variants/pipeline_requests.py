@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -10,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from sam_variants.processing.mask_prompts import ImageGeometry
+from sam_variants.processing.mask_prompts import CERTAIN_LOGIT, ImageGeometry
 from sam_variants.processing.processing_sam_variants import SamVariantsProcessor
 from sam_variants.processing.prompts import PADDING, prompt_arrays
 
 ALONE = "the image"
+IMAGE_SIZES = ("original_sizes", "reshaped_input_sizes")
 PADDING_VALUES: dict[str, float] = {
     "input_points": PADDING,
     "input_labels": PADDING,
@@ -223,9 +226,15 @@ def join_requests(prepared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name, value in PADDING_VALUES.items()
         if any(name in request for request in prepared)
     }
-    stacked = ("pixel_values", "original_sizes", "reshaped_input_sizes")
+    images = [request["pixel_values"] for request in prepared]
+    pixel_values = _pad_together(images, images[0].shape[1], 0.0)
+    if "input_masks" in prompts:
+        with_mask = next(request for request in prepared if "input_masks" in request)
+        pixels_per_cell = with_mask["pixel_values"].shape[2] // with_mask["input_masks"].shape[2]
+        prompts["input_masks"] = _with_background(prompts["input_masks"], pixel_values.shape, pixels_per_cell)
     return {
-        **{name: torch.cat([request[name] for request in prepared]) for name in stacked},
+        "pixel_values": pixel_values,
+        **{name: torch.cat([request[name] for request in prepared]) for name in IMAGE_SIZES},
         "prompts": prompts,
         "single_click": is_single_click(prompts),
         "points": [request["points"] for request in prepared],
@@ -242,6 +251,14 @@ def _pad_together(tensors: Sequence[Tensor | None], num_objects: int, value: flo
         if tensor is not None:
             row[tuple(slice(length) for length in tensor.shape[1:])] = tensor[0]
     return joined
+
+
+def _with_background(masks: Tensor, image_shape: Sequence[int], pixels_per_cell: int) -> Tensor:
+    """Rough masks B×P×h×w over all of joined images, which may have padding now: no object is there."""
+    bottom, right = (image_shape[axis] // pixels_per_cell - masks.shape[axis] for axis in (2, 3))
+    masks = F.pad(masks, (0, right, 0, bottom), value=math.nan)
+    is_partly = masks.isnan() & ~masks.isnan().flatten(2).all(dim=-1)[..., None, None]
+    return masks.masked_fill(is_partly, -CERTAIN_LOGIT)
 
 
 def _points_in_pixels(request: Request, size: tuple[int, int]) -> Tensor | None:

@@ -156,6 +156,7 @@ class PromptableSegmentationPipeline(SamVariantsPipeline):
         """One `Masks` per image of the batch."""
         image_processor = self.processor.image_processor
         is_padded = image_processor.resize_mode != SQUARE
+        input_size = image_processor.covered_size(model_outputs["logits"].shape)
         results = []
         for index, num_objects in enumerate(model_outputs["num_objects"]):
             logits, scores = (model_outputs[name][index, :num_objects] for name in ("logits", "scores"))
@@ -164,7 +165,7 @@ class PromptableSegmentationPipeline(SamVariantsPipeline):
                 logits.flatten(0, 1),
                 model_outputs["original_sizes"][index],
                 model_outputs["reshaped_input_sizes"][index] if is_padded else None,
-                image_processor.image_size if is_padded else None,
+                input_size if is_padded else None,
                 self.model.config.mask_threshold,
                 scores=scores.flatten(),
                 points=None if points is None else points.repeat_interleave(scores.shape[1], dim=0),

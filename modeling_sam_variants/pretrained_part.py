@@ -14,6 +14,13 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from sam_variants.attention_interface import bind_attention
+from sam_variants.hub.quantized_weights import (
+    compact_saving,
+    explain_missing_torchao,
+    refuse_lone_part,
+    refuse_quantized,
+    trim_metadata,
+)
 from sam_variants.hub.saved_weights import settle_saved_weights
 from sam_variants.hub.weights_checks import check_source, explain_load_error, refuse_misfit, refuse_other_files
 from sam_variants.layers.layer_norm_2d import LayerNorm2d
@@ -113,6 +120,8 @@ class PretrainedPart(PreTrainedModel):
     def train(self, mode: bool = True) -> Self:
         if mode and self._is_fused:
             raise ValueError("the model is fused for inference; load it again to train it")
+        if mode:
+            refuse_quantized(self, "trained")
         return super().train(mode)
 
     @classmethod
@@ -130,7 +139,7 @@ class PretrainedPart(PreTrainedModel):
         Raises:
             OSError: when the repository can't be read, or a weights file in it is damaged.
             ValueError: when weights are missing, or not the model's, or have another shape than the configuration says;
-                for weights that are no safetensors.
+                for weights that are no safetensors; for quantised weights without torchao.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         check_source(pretrained_model_name_or_path, kwargs)
@@ -140,19 +149,24 @@ class PretrainedPart(PreTrainedModel):
                 pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )
         except Exception as error:
+            explain_missing_torchao(error, pretrained_model_name_or_path)
             explain_load_error(error, pretrained_model_name_or_path, kwargs)
             raise
         model, info = loaded
+        refuse_lone_part(info["unexpected_keys"], cls.__name__, pretrained_model_name_or_path)
         if not is_lenient:
             refuse_misfit(info, cls.__name__, pretrained_model_name_or_path)
         return loaded if wants_info else model
 
     @staticmethod
-    def _load_pretrained_model(model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
+    def _load_pretrained_model(
+        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """Where transformers reads the files, which in a Hub repository are known only now."""
         if state_dict is None:
             refuse_other_files(checkpoint_files or [])
-        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+        trim_metadata(load_config.hf_quantizer)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """Save as transformers does, with the weights' checksums in `SHA256SUMS`.
@@ -167,7 +181,8 @@ class PretrainedPart(PreTrainedModel):
         given = signature(PreTrainedModel.save_pretrained).bind(self, save_directory, *args, **kwargs)
         given.apply_defaults()
         self._saved_variant = given.arguments["variant"]
-        result = super().save_pretrained(save_directory, *args, **kwargs)
+        with compact_saving(self) as own:
+            result = super().save_pretrained(save_directory, *args, **own | kwargs)
         if self.should_save_on_this_rank(given.arguments["is_main_process"]):
             self._settle(save_directory)
         return result

@@ -94,19 +94,28 @@ def no_video_library(folder: Path, clip: Path) -> str:
         return message_of(lambda: list(tracker(str(clip), prompts={0: {1: {"points": [[1, 1]]}}})))
 
 
+def no_contour_library(folder: Path) -> str:
+    segmenter = pipeline("promptable-segmentation", model=str(folder), **TRUST)
+    masks = segmenter(picture(), points=[[[4, 4]]])
+    with without("cv2"):
+        return message_of(masks.to_polygons)
+
+
 def without_package(root: Path) -> Checks:
     repos = sorted(path for path in (root / "repos").iterdir() if path.is_dir())
     image, video = root / "repos" / "tiny_vit", root / "repos" / "video"
     yield "package", lambda: message_of(lambda: __import__("sam_variants"))
     yield "no flag: config", lambda: message_of(lambda: AutoConfig.from_pretrained(image))
     yield "no flag: pipeline", lambda: message_of(lambda: pipeline("mask-generation", model=str(image)))
-    for library in ("cv2", "pycocotools"):
-        with without(library):
-            yield f"without {library}", lambda: message_of(lambda: AutoModel.from_pretrained(image, **TRUST))
-    with without("cv2"):
-        yield "hub without cv2", lambda: message_of(lambda: AutoModel.from_pretrained("me/tiny_vit", **TRUST))
+    for where, repo in {"": image, "hub ": "me/tiny_vit"}.items():
+        with without("pycocotools"):
+            yield (
+                f"{where}without pycocotools",
+                lambda repo=repo: message_of(lambda: AutoModel.from_pretrained(repo, **TRUST)),
+            )
     for repo in repos:
         yield f"answers {repo.name}", lambda repo=repo: compare(repo, root / "expected" / f"{repo.name}.pt")
+    yield "without cv2", lambda: no_contour_library(image)
     yield "without av", lambda: no_video_library(video, root / "clip.mp4")
     yield "fused", lambda: pipeline("mask-generation", model=str(image), **TRUST).model._is_fused
     for repo in repos:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 from labeled_rows import Rows, content, files_in, label_all, label_part, labeled, open_folder, result
 
 from sam_variants.labeling import whole_files
@@ -179,3 +181,20 @@ def test_writers_hold_no_rows_in_memory(tmp_path: Path) -> None:
         for row in range(1, 40):
             writer.add([labeled(row)])
         assert abs(size_of(writer) - first) < 10
+
+
+def test_what_was_loaded_before_the_end_or_before_another_run_does_not_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    source = Rows((3, 2))
+    folder = open_folder(tmp_path / "out", source)
+    with folder.writer(1) as writer:
+        writer.add([labeled(3), labeled(4)])
+        writer.finish()
+    assert load_dataset(str(folder.out), split="train")["key"][:] == ["3.png", "4.png"]
+    label_all(folder.out, source)
+    assert load_dataset(str(folder.out), split="train")["key"][:] == [f"{row}.png" for row in range(5)]
+    shutil.rmtree(folder.out)
+    label_all(folder.out, Rows((2,)))
+    assert load_dataset(str(folder.out), split="train")["key"][:] == ["0.png", "1.png"]

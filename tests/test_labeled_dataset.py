@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 from io import BytesIO
 from pathlib import Path
@@ -68,19 +67,6 @@ def test_load_dataset_streaming(out: Path) -> None:
     rows = load_dataset(str(out), split="train", streaming=True)
     assert rows.num_shards == 6  # one of them has no row
     check_rows(rows)
-
-
-def test_what_was_loaded_before_the_end_or_before_another_run_does_not_come_again(tmp_path: Path) -> None:
-    folder = open_folder(tmp_path / "out", SOURCE)
-    with folder.writer(1) as writer:
-        writer.add([labeled(6), labeled(7), labeled(8)])
-        writer.finish()
-    assert load_dataset(str(folder.out), split="train")["key"][:] == ["6.png", "7.png", "8.png"]
-    label_all(folder.out, SOURCE)
-    check_rows(load_dataset(str(folder.out), split="train"))
-    shutil.rmtree(folder.out)
-    label_all(folder.out, Rows((2,)))
-    assert load_dataset(str(folder.out), split="train")["key"][:] == ["0.png", "1.png"]
 
 
 def test_what_is_finished_of_a_run_can_be_loaded(tmp_path: Path) -> None:

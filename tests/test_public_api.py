@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import subprocess
 import sys
-from types import ModuleType
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration
@@ -14,6 +17,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 import sam_variants
+from sam_variants.results import Masks
 
 PROMISED = {
     "ImageEncoderViT",
@@ -42,15 +46,40 @@ PARTS = {
     "MaskDecoderConfig": "MaskDecoder",
     "SamVariantsConfig": "SamVariantsModel",
 }
-UNWANTED = {"torchvision", "timm", "gradio", "datasets", "skimage", "sam_variants.hub_scripts"}
+UNWANTED = {
+    *("torchvision", "timm", "gradio", "datasets", "skimage", "cv2", "av", "rich", "typer"),
+    *("sam_variants.hub_scripts", "sam_variants.hub.push_model", "sam_variants.checkpoint_layouts"),
+}
+# What a process has to be able to do behind both imports, whichever came first.
+USE = """
+from transformers import AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+checkpoint = sam_variants.default_checkpoint()
+kinds = [type(auto.from_pretrained(checkpoint)).__name__ for auto in (AutoModel, AutoProcessor)]
+tasks = ("promptable-segmentation", "promptable-video-segmentation", "mask-generation")
+kinds += [PIPELINE_REGISTRY.check_task(task)[1]["impl"].__name__ for task in tasks]
+print(json.dumps([kinds, modules]))
+"""
+IMPORT = "import json, sys\nimport sam_variants\nmodules = sorted(sys.modules)\n"
+THEIRS_FIRST = "import transformers.pipelines\nfrom transformers import AutoModel, SamModel\n"
+KINDS = [
+    *("SamVariantsModel", "SamVariantsProcessor"),
+    *("PromptableSegmentationPipeline", "PromptableVideoSegmentationPipeline", "SamVariantsMaskGenerationPipeline"),
+]
+
+
+def answer_of(code: str) -> Any:
+    """What a fresh interpreter prints last, which is JSON."""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def imported_modules() -> set[str]:
-    """What a fresh interpreter has loaded after `import sam_variants`."""
-    code = "import json, sys, sam_variants; print(json.dumps(sorted(sys.modules)))"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    return set(json.loads(answer.stdout.splitlines()[-1]))
+def imported_first() -> tuple[list[str], list[str]]:
+    """Of a process that imports this package first: what transformers then finds, and the modules of the import."""
+    kinds, modules = answer_of(IMPORT + USE)
+    return kinds, modules
 
 
 def test_every_promised_name_is_exported() -> None:
@@ -58,13 +87,21 @@ def test_every_promised_name_is_exported() -> None:
 
 
 def test_all_is_what_is_exported() -> None:
-    exported = {
-        name
-        for name, value in vars(sam_variants).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
-    }
-    assert set(sam_variants.__all__) - {"__version__"} == exported
     assert len(sam_variants.__all__) == len(set(sam_variants.__all__))
+    assert set(sam_variants.__all__) == {*sam_variants._DEFINED_IN, "default_checkpoint"} == set(dir(sam_variants))
+    assert all(getattr(sam_variants, name) is not None for name in sam_variants.__all__)
+    with pytest.raises(AttributeError, match=r"'sam_variants' has no attribute 'SamVariantModel'"):
+        sam_variants.SamVariantModel  # noqa: B018
+
+
+def test_type_checkers_see_what_python_finds() -> None:
+    source = Path(str(sam_variants.__file__)).read_text(encoding="utf-8")
+    blocks = [node for node in ast.parse(source).body if isinstance(node, ast.If)]
+    (block,) = (block for block in blocks if ast.unparse(block.test) == "TYPE_CHECKING")
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    found = {name: f"sam_variants.{module}" for name, module in sam_variants._DEFINED_IN.items()}
+    assert seen == {name: module for name, module in found.items() if name != "__version__"}
 
 
 @pytest.mark.parametrize("name", sorted(PROMISED - {"PRESETS"}))
@@ -105,21 +142,43 @@ def test_an_unknown_preset_is_named() -> None:
         sam_variants.config_for("sam-vit-tiniest")
 
 
-@pytest.mark.parametrize("unwanted", sorted(UNWANTED))
-def test_the_import_stays_light(unwanted: str, imported_modules: set[str]) -> None:
-    assert "sam_variants" in imported_modules
-    assert unwanted not in imported_modules
+def test_transformers_knows_us_when_we_were_first(imported_first: tuple[list[str], list[str]]) -> None:
+    assert imported_first[0] == KINDS
 
 
-def test_the_import_works_without_torchvision() -> None:
+def test_transformers_knows_us_when_it_was_first_and_without_torchvision() -> None:
     """A module set to None in `sys.modules` cannot be imported, whether or not it is installed."""
-    lines = (
-        "import sys",
-        "sys.modules['torchvision'] = None",
-        "import sam_variants",
-        "print(sam_variants.SamVariantsModel.__name__)",
-    )
-    code = "\n".join(lines)
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.split() == ["SamVariantsModel"]
+    without = "import sys\nsys.modules['torchvision'] = None\n"
+    assert answer_of(without + THEIRS_FIRST + IMPORT + USE)[0] == KINDS
+
+
+@pytest.mark.parametrize("unwanted", sorted(UNWANTED))
+def test_the_import_stays_light(unwanted: str, imported_first: tuple[list[str], list[str]]) -> None:
+    assert "sam_variants.modeling_sam_variants" in imported_first[1]
+    assert unwanted not in imported_first[1]
+
+
+@pytest.mark.parametrize(
+    ("main", "expected"),
+    [
+        ("/usr/bin/sam-variants", True),
+        ("C:/Python/Scripts/sam-variants.exe/__main__.py", True),
+        ("/src/sam-variants/train.py", False),
+        ("/usr/bin/sam-variants.py", False),
+        (None, False),
+    ],
+)
+def test_the_command_is_known_by_its_file(main: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=main))
+    assert sam_variants._runs_the_command() is expected
+    monkeypatch.delitem(sys.modules, "__main__")
+    assert not sam_variants._runs_the_command()
+
+
+def test_a_public_name_registers_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the process of the command, where the import itself has not."""
+    registered: list[bool] = []
+    monkeypatch.setattr(sam_variants, "_register", lambda: registered.append(True))
+    monkeypatch.delitem(vars(sam_variants), "Masks", raising=False)
+    assert sam_variants.Masks is Masks
+    assert registered == [True]

@@ -137,7 +137,7 @@ def test_the_flag_is_asked_for(without_package: dict[str, Any], afresh: dict[str
         ("without cv2", "cv2", "opencv-python-headless"),
         ("without pycocotools", "pycocotools", "pycocotools"),
         ("without av", "av", "av"),
-        ("hub without cv2", "cv2", "opencv-python-headless"),
+        ("hub without pycocotools", "pycocotools", "pycocotools"),
     ],
 )
 def test_a_missing_library_is_named_with_its_install(

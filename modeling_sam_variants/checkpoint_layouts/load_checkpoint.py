@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrained
 
 from sam_variants.checkpoint_layouts.detect_preset import detect_config
 from sam_variants.checkpoint_layouts.layout_table import LAYOUTS, layout_of, layout_of_model_type
+from sam_variants.checkpoint_layouts.mapped_tensors import own_memory
 from sam_variants.checkpoint_layouts.read_checkpoint import (
     WEIGHT_SUFFIXES,
     WHOLE_NAMES,
@@ -28,6 +29,8 @@ from sam_variants.configuration.configuration_base import VERSION_FIELD, check_v
 from sam_variants.configuration.presets import config_for
 from sam_variants.hub.checksums import CHECKSUMS_FILE, verify_files
 from sam_variants.hub.hub_errors import hub_reason
+from sam_variants.hub.quantized_weights import refuse_quantized, says_quantized
+from sam_variants.quantization import check_name, quantized
 
 OWN_MODEL_TYPE = "sam_variants"
 REPO_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", CHECKSUMS_FILE)
@@ -39,6 +42,7 @@ def load_checkpoint(
     *,
     verify: bool = False,
     revision: str | None = None,
+    quantize: str | None = None,
 ) -> PreTrainedModel:
     """Load weights of any layout of the family as one of our models, completely or not at all.
 
@@ -51,6 +55,8 @@ def load_checkpoint(
         verify: first compare the sha256 of the weights with `SHA256SUMS` beside them, with what the Hub said when they
             were downloaded, and with the published one of an official file; refuse what has none of these.
         revision: branch, tag or commit of a Hub repository.
+        quantize: "int8" or "int8-dynamic" for int8 weights through torchao, see `quantization_for`; None leaves them as
+            they are, quantised or not.
 
     Returns:
         The model in evaluation mode, on the CPU, in the dtype of the weights: a `SamVariantsVideoModel` for SAM 2 and
@@ -61,8 +67,11 @@ def load_checkpoint(
         FileNotFoundError: when a file, or a shard, does not exist.
         OSError: when a Hub repository cannot be read.
         ValueError: when the content is no checkpoint, holds code, does not fit the configuration key by key, or is not
-            what its checksum says; for the revision of something that is no Hub repository.
+            what its checksum says; for the revision of something that is no Hub repository; for weights that are
+            quantised already where `preset` or `quantize` is given, and for quantised ones without torchao.
     """
+    if quantize is not None:
+        check_name(quantize)
     config = config_for(preset) if isinstance(preset, str) else preset
     if config is not None and not isinstance(config, PreTrainedConfig):
         raise TypeError(f"preset must be a preset's name or a configuration, got {type(preset).__name__}")
@@ -71,18 +80,37 @@ def load_checkpoint(
         verify_files(path)
     values = config_beside(path)
     is_ours = str(values.get("model_type", "")).startswith(OWN_MODEL_TYPE)
+    if is_ours and says_quantized(values):
+        if config is not None or quantize is not None:
+            given = "preset=" if quantize is None else f"quantize={quantize!r}"
+            raise ValueError(
+                f"the weights of {source} are quantised already, as its config.json says: leave out {given}"
+            )
+        return load_quantized(path, str(path_or_repo))
     if values and config is None:
         config = own_config(values, source) if is_ours else foreign_config(values, source)
-    try:
+
+    def own_tensors() -> dict[str, Tensor]:
         tensors = read_weights_folder(path) if path.is_dir() else read_checkpoint(path)
+        return tensors if is_ours else layout_of(tensors, source).table.to_ours(tensors)
+
+    try:
+        tensors = own_tensors()
     except FileNotFoundError as error:  # of a repository, the path is one in the cache
         raise FileNotFoundError(f"{source} is incomplete: {error}") from error
-    if not is_ours:
-        tensors = layout_of(tensors, source).table.to_ours(tensors)
     if config is None:
         config = detect_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
-    model = build_model(config, tensors, source)
+    model = build_model(config, tensors, source, own_tensors)
+    if quantize is not None:
+        model = quantized(model, quantize)
     model.name_or_path = str(path_or_repo)
+    return model
+
+
+def load_quantized(path: Path, name: str) -> PreTrainedModel:
+    """The model of a folder of ours whose weights are quantised, or of the weights file in one."""
+    model: PreTrainedModel = AutoModel.from_pretrained(path if path.is_dir() else path.parent).eval()
+    model.name_or_path = name
     return model
 
 
@@ -123,20 +151,28 @@ def export_state_dict(model: PreTrainedModel, layout: str) -> dict[str, Tensor]:
         Foreign name → tensor, sharing memory with the model.
 
     Raises:
-        ValueError: for an unknown layout, or one that cannot hold this model's keys.
+        ValueError: for an unknown layout, one that cannot hold this model's keys, and a quantised model.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    refuse_quantized(model, "written in another layout")
     return LAYOUTS[layout].table.to_theirs(model.state_dict())
 
 
-def build_model(config: PreTrainedConfig, tensors: Mapping[str, Tensor], source: str) -> PreTrainedModel:
+def build_model(
+    config: PreTrainedConfig,
+    tensors: dict[str, Tensor],
+    source: str,
+    read_again: Callable[[], Mapping[str, Tensor]] | None = None,
+) -> PreTrainedModel:
     """A model with exactly these weights.
 
     Args:
         config: its configuration.
         tensors: our name → tensor, for every parameter and persistent buffer.
         source: where they come from, for messages.
+        read_again: gives the same tensors anew, so that a large file is never in memory twice; those given are then
+            used up. By default all are copied.
 
     Raises:
         ValueError: when a key is missing, unexpected or of another shape, listing them.
@@ -145,11 +181,14 @@ def build_model(config: PreTrainedConfig, tensors: Mapping[str, Tensor], source:
         blank = AutoModel.from_config(config)
     expected = {name: tuple(tensor.shape) for name, tensor in blank.state_dict().items()}
     check_fit(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
-    # Copies, because the tensors may be mapped from the file, and a later save over it would change the model.
-    copies = {name: tensor.clone() for name, tensor in tensors.items()}
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     stored = floating.pop() if len(floating) == 1 else torch.float32
     dtype = stored if config.dtype is None else config.dtype
+    # Copies, because the tensors may be mapped from the file, and a later save over it would change the model.
+    if read_again is None:
+        copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    else:
+        copies = own_memory(tensors, read_again)
     return type(blank).from_pretrained(None, config=config, state_dict=copies, dtype=dtype).eval()
 
 

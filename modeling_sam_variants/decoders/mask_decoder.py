@@ -156,19 +156,18 @@ class MaskDecoder(PretrainedPart):
         described_by = chosen if self.config.use_multimask_token_for_obj_ptr else slice(0, 1)
         object_tokens = mask_tokens[:, described_by]
         if not multimask_output and self.config.dynamic_multimask_via_stability and not self.training:
-            return DecodedMasks(*self._stable_masks(masks, iou_scores), object_tokens, object_score_logits)
+            return DecodedMasks(*self.stable_masks(masks, iou_scores), object_tokens, object_score_logits)
         return DecodedMasks(masks[:, chosen], iou_scores[:, chosen], object_tokens, object_score_logits)
 
-    def _stable_masks(self, masks: Tensor, iou_scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The single mask where it is stable, else the best of the several: N×1×h×w and N×1."""
+    def stable_masks(self, masks: Tensor, iou_scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The single mask where it is stable, else the best of the several: N×1×h×w and N×1, of all N×M."""
         delta = self.config.dynamic_multimask_stability_delta
-        single = masks[:, :1].flatten(2)
-        inner, outer = (single > delta).sum(dim=-1).float(), (single > -delta).sum(dim=-1).float()
+        inner, outer = ((masks[:, :1] > bound).sum(dim=(2, 3)).float() for bound in (delta, -delta))
         stability = torch.where(outer > 0, inner / outer, torch.ones_like(inner))
         is_stable = stability >= self.config.dynamic_multimask_stability_thresh
         best = iou_scores[:, 1:].argmax(dim=-1, keepdim=True) + 1
-        best_masks = masks.take_along_dim(best[..., None, None], dim=1)
-        best_scores = iou_scores.take_along_dim(best, dim=1)
+        best_masks = masks.gather(1, best[..., None, None].expand(-1, -1, *masks.shape[2:]))
+        best_scores = iou_scores.gather(1, best)
         return (
             torch.where(is_stable[..., None, None], masks[:, :1], best_masks),
             torch.where(is_stable, iou_scores[:, :1], best_scores),
@@ -224,8 +223,7 @@ class MaskDecoder(PretrainedPart):
         is_object: Tensor | None,
     ) -> DecodedMasks:
         """`predict_masks` as the official code computes it, padding objects like others."""
-        per_image = tokens.shape[0] // image_embeddings.shape[0]
-        image = image_embeddings.repeat_interleave(per_image, dim=0) + dense
+        image = _add_per_image(dense, image_embeddings)
         tokens, image_tokens = self.transformer(image, image_pe, tokens, token_mask)
         iou_scores, mask_tokens, object_score_logits = self.read_tokens(tokens)
         size = image_embeddings.shape[-2:]
@@ -260,8 +258,8 @@ class MaskDecoder(PretrainedPart):
         # A hook around the whole decoder has its way; cores are hooked by transformers once attentions were asked for.
         bypassed = (MaskDecoder, AttentionCore)
         return (
-            num_tokens <= MAX_FOLDED_TOKENS
-            and is_plain_inference()
+            is_plain_inference()  # first, because a number of tokens that is compared is no longer free in an export
+            and num_tokens <= MAX_FOLDED_TOKENS
             and self.device.type != "meta"  # which knows no values to choose by, nor autocast
             and self.config._attn_implementation == "sdpa"
             and all(type(layer) in (nn.Linear, nn.ConvTranspose2d, LayerNorm2d) for layer in self._folded_layers())

@@ -59,8 +59,11 @@ class PromptEncoder(PretrainedPart):
 
     def get_dense_pe(self, image_embedding_size: tuple[int, int] | None = None) -> Tensor:
         """Position encoding of the image embedding, 1×C×h×w; the size defaults to the configuration's."""
-        size = self.config.image_embedding_size
-        return self.pe_layer((size, size) if image_embedding_size is None else image_embedding_size)[None]
+        side = self.config.image_embedding_size
+        size = (side, side) if image_embedding_size is None else image_embedding_size
+        if self.config.pad_input:
+            return self.pe_layer(size)[None]
+        return self.pe_layer((side, side))[None, :, : size[0], : size[1]]
 
     @staticmethod
     def _look_up(embedding: nn.Embedding, device: torch.device) -> Tensor:
@@ -85,6 +88,11 @@ class PromptEncoder(PretrainedPart):
         """Mask logits N×1×H×W → N×C×h×w; other sizes than four per cell are resized first."""
         wanted = (4 * size[0], 4 * size[1])
         if tuple(masks.shape[-2:]) != wanted:
+            if not self.config.pad_input:
+                raise ValueError(
+                    f"masks have {tuple(masks.shape[-2:])} cells, but the image embedding has room for {wanted}: "
+                    "prepare masks together with their images, which have no padding here"
+                )
             masks = F.interpolate(masks.float(), wanted, mode="bilinear", align_corners=False)
         dtype: Any = self.mask_downscaling[0].weight.dtype
         return self.mask_downscaling(masks.to(dtype))
@@ -93,9 +101,11 @@ class PromptEncoder(PretrainedPart):
         return self._look_up(self.no_mask_embed, device)[:, :, None, None].expand(num_objects, -1, *size)
 
     def _sizes(self, size: tuple[int, int] | None) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Sizes of image embedding and input image."""
+        """Sizes of the image embedding and of the image that positions refer to."""
         side = self.config.image_embedding_size
         size = (side, side) if size is None else size
+        if not self.config.pad_input:
+            return size, (self.config.input_image_size, self.config.input_image_size)
         stride = self.config.input_image_size // side
         return size, (size[0] * stride, size[1] * stride)
 

@@ -74,11 +74,18 @@ class ImageEncoder(ImageEncoderBase):
         return self.trunk.patch_embed
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> ImageEncoderOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        frame_size: tuple[int, int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageEncoderOutput:
         """Encode images.
 
         Args:
             pixel_values: B×in_chans×H×W, normalised; both sides multiples of 16.
+            frame_size: (height, width) of a padded image that these are the upper left part of; its positions are
+                taken.
             output_hidden_states: also return the maps, B×C×h×w, before the first block and behind every block (of the
                 padded image where a side is no multiple of 32).
 
@@ -92,13 +99,18 @@ class ImageEncoder(ImageEncoderBase):
         output_hidden_states = kwargs.get("output_hidden_states")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        pixel_values = self.check_pixel_values(pixel_values)
+        pixel_values = self.check_pixel_values(pixel_values, frame_size)
         height, width = pixel_values.shape[2], pixel_values.shape[3]
         coarsest_stride = self.config.stride * 2**self.config.scalp
         if height % coarsest_stride or width % coarsest_stride:
             pixel_values = F.pad(pixel_values, (0, -width % coarsest_stride, 0, -height % coarsest_stride))
         maps: list[Tensor] | None = [] if output_hidden_states else None
-        levels, _ = self.neck(self.trunk(pixel_values, maps), encode_positions=False)
+        if frame_size is not None:  # padded like the images
+            frame_size = (
+                frame_size[0] + -frame_size[0] % coarsest_stride,
+                frame_size[1] + -frame_size[1] % coarsest_stride,
+            )
+        levels, _ = self.neck(self.trunk(pixel_values, maps, frame_size), encode_positions=False)
         kept = levels[: len(levels) - self.config.scalp]
         kept = [
             level[:, :, : height // stride, : width // stride] for level, stride in zip(kept, (4, 8, 16), strict=True)

@@ -49,7 +49,7 @@ class TinyViT(ImageEncoderBase):
 
     def __init__(self, config: TinyViTConfig) -> None:
         super().__init__(config)
-        activation: Any = ACT2CLS[config.hidden_act]
+        activation: Any = nn.GELU if config.hidden_act == "gelu" else ACT2CLS[config.hidden_act]
         self.patch_embed = TinyPatchEmbed(config.in_chans, config.embed_dims[0], config.image_size, activation)
         self.layers: Any = self._build_stages(config, activation)
         width = config.embed_dims[-1]
@@ -147,11 +147,18 @@ class TinyViT(ImageEncoderBase):
             mark(module, scales[-1])
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> ImageEncoderOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        frame_size: tuple[int, int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageEncoderOutput:
         """Encode images.
 
         Args:
             pixel_values: B×in_chans×H×W, normalised; both sides multiples of the stride.
+            frame_size: (height, width) of a padded image that these are the upper left part of; changes nothing,
+                because TinyViT has no positions in the image.
             output_hidden_states: also return the maps behind the patch embedding and behind every stage.
 
         Returns:
@@ -163,7 +170,7 @@ class TinyViT(ImageEncoderBase):
         output_hidden_states = kwargs.get("output_hidden_states")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        pixel_values = self.check_pixel_values(pixel_values)
+        pixel_values = self.check_pixel_values(pixel_values, frame_size)
         x = self.patch_embed(pixel_values.contiguous(memory_format=torch.channels_last))
         maps = [x] if output_hidden_states else []
         skips: list[Tensor] = []

@@ -44,7 +44,7 @@ class ImageEncoderViT(ImageEncoderBase):
     def __init__(self, config: ImageEncoderViTConfig) -> None:
         super().__init__(config)
         width, patch = config.embed_dim, (config.patch_size, config.patch_size)
-        activation: Any = ACT2CLS[config.hidden_act]
+        activation: Any = nn.GELU if config.hidden_act == "gelu" else ACT2CLS[config.hidden_act]
         side = config.image_size // config.patch_size
         self.patch_embed = PatchEmbed(patch, patch, in_chans=config.in_chans, embed_dim=width)
         self.pos_embed = nn.Parameter(torch.zeros(1, side, side, width)) if config.use_abs_pos else None
@@ -91,11 +91,18 @@ class ImageEncoderViT(ImageEncoderBase):
         return resized.permute(0, 2, 3, 1).to(position.dtype)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> ImageEncoderOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        frame_size: tuple[int, int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageEncoderOutput:
         """Encode images.
 
         Args:
             pixel_values: B×in_chans×H×W, normalised; both sides multiples of the patch size.
+            frame_size: (height, width) of a padded image that these are the upper left part of; its positions are
+                taken, absolute and relative.
             output_hidden_states: also return the maps, B×embed_dim×h×w, before the first block and behind every block.
 
         Returns:
@@ -107,15 +114,17 @@ class ImageEncoderViT(ImageEncoderBase):
         output_hidden_states = kwargs.get("output_hidden_states")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        tokens_bhwc = self.patch_embed(self.check_pixel_values(pixel_values))
+        tokens_bhwc = self.patch_embed(self.check_pixel_values(pixel_values, frame_size))
+        frame = height, width = (tokens_bhwc.shape[1], tokens_bhwc.shape[2])
+        if frame_size is not None:
+            frame = (frame_size[0] // self.config.patch_size, frame_size[1] // self.config.patch_size)
         if self.pos_embed is not None:
-            size = (tokens_bhwc.shape[1], tokens_bhwc.shape[2])
-            tokens_bhwc = tokens_bhwc + self._position_embedding(self.pos_embed, size)
+            tokens_bhwc = tokens_bhwc + self._position_embedding(self.pos_embed, frame)[:, :height, :width]
         # The maps that are returned lie on the way to the result, so that they can retain a gradient.
         x_bchw = tokens_bhwc.permute(0, 3, 1, 2)
         maps = [x_bchw] if output_hidden_states else []
         for block in self.blocks:
-            x_bchw = block(x_bchw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            x_bchw = block(x_bchw.permute(0, 2, 3, 1), frame).permute(0, 3, 1, 2)
             if output_hidden_states:
                 maps.append(x_bchw)
         return ImageEncoderOutput(

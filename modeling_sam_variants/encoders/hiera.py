@@ -15,6 +15,7 @@ from sam_variants.layers.token_linear import is_plain_inference
 
 # Tokens that the windowed blocks of the first stages take at a time on a CPU, so that they stay in its caches.
 BAND_TOKENS = 8192
+PATCH_STRIDE = 4
 
 
 class HieraLayer(GradientCheckpointingLayer, MultiScaleBlock):
@@ -122,7 +123,7 @@ class Hiera(nn.Module):
         stage_ends = [end - 1 for end in accumulate(stages)]
         self.stage_ends = stage_ends if return_interm_layers else stage_ends[-1:]
         self.drop_path_rate = drop_path_rate
-        self.patch_embed = PatchEmbed((7, 7), (4, 4), (3, 3), in_chans, embed_dim)
+        self.patch_embed = PatchEmbed((7, 7), (PATCH_STRIDE, PATCH_STRIDE), (3, 3), in_chans, embed_dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *window_pos_embed_bkg_spatial_size))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, embed_dim, window_spec[0], window_spec[0]))
         plans = plan_blocks(
@@ -136,29 +137,36 @@ class Hiera(nn.Module):
         self.window_side = window_spec[0]
         self.num_nested_blocks = count_nested_blocks(plans)
 
-    def _get_pos_embed(self, size: tuple[int, int]) -> Tensor:
+    def _get_pos_embed(self, size: tuple[int, int], frame: tuple[int, int] | None = None) -> Tensor:
         """The positions of a map of `size`, 1×h×w×C: one stretched over the map plus one repeated in every window.
 
-        The map need not be a multiple of the window, as it must in the original.
+        The map need not be a multiple of the window, as it must in the original. It may be the upper left part of a
+        larger one of size `frame`.
         """
-        background = F.interpolate(self.pos_embed.float(), size, mode="bicubic", align_corners=False)
+        frame = size if frame is None else frame
+        background = F.interpolate(self.pos_embed.float(), frame, mode="bicubic", align_corners=False)
+        background = background[:, :, : size[0], : size[1]]
         repeats = (-(-size[0] // self.window_side), -(-size[1] // self.window_side))
         window = self.pos_embed_window.repeat(1, 1, *repeats)[:, :, : size[0], : size[1]]
         return (background + window).to(window.dtype).permute(0, 2, 3, 1)
 
-    def forward(self, x: Tensor, all_maps: list[Tensor] | None = None) -> list[Tensor]:
+    def forward(
+        self, x: Tensor, all_maps: list[Tensor] | None = None, frame_size: tuple[int, int] | None = None
+    ) -> list[Tensor]:
         """Encode images.
 
         Args:
             x: B×in_chans×H×W. The sides should be multiples of the coarsest stage's stride, so that every stage halves
                 them exactly.
             all_maps: a list that takes in the maps before the first block and behind every block, B×C×h×w.
+            frame_size: (height, width) in pixels of a larger image that these are the upper left part of.
 
         Returns:
             The maps of the stages, finest first, B×C×h×w, or only the last without `return_interm_layers`.
         """
         tokens_bhwc = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
-        tokens_bhwc = tokens_bhwc + self._get_pos_embed((tokens_bhwc.shape[1], tokens_bhwc.shape[2]))
+        frame = None if frame_size is None else (frame_size[0] // PATCH_STRIDE, frame_size[1] // PATCH_STRIDE)
+        tokens_bhwc = tokens_bhwc + self._get_pos_embed((tokens_bhwc.shape[1], tokens_bhwc.shape[2]), frame)
         kept: dict[int, Tensor] = {}
         first = 0
         if all_maps is None and self._can_cut(tokens_bhwc):

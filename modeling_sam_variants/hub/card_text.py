@@ -6,6 +6,8 @@ from functools import cache
 from typing import Any
 
 from sam_variants.configuration.presets import PRESETS, config_for
+from sam_variants.hub.quantized_weights import INSTALL as INSTALL_TORCHAO
+from sam_variants.hub.quantized_weights import says_quantized
 
 ENCODERS = {"sam_variants_vit": "ViT", "sam_variants_tiny_vit": "TinyViT", "sam_variants_hiera": "Hiera"}
 
@@ -37,6 +39,8 @@ INSTALL = {
         "`sam-variants`, put `import sam_variants` on top and leave the argument out."
     ),
 }
+
+QUANTIZED = f"quantised by torchao, which reads them: `{INSTALL_TORCHAO}`"
 
 IMAGE_EXAMPLE = """
 ```python
@@ -136,6 +140,7 @@ def facts(config: Any, num_parameters: int) -> dict[str, str]:
         "input": f"{config.image_size}×{config.image_size} pixels",
         "image embedding": f"{vision.out_chans} channels, 1 cell for {vision.stride}×{vision.stride} pixels",
         "for": "images and video" if hasattr(config, "memory_encoder_config") else "images",
+        **({"weights": QUANTIZED} if says_quantized(vars(config)) else {}),
         "classes": f"`{type(config).__name__.removesuffix('Config')}Model`, by `AutoModel`",
     }
 
@@ -177,6 +182,7 @@ NOT_ARCHITECTURE = {
     "initializer_range",
     "mask_generation",
     "mask_threshold",
+    "quantization_config",
     "transformers_version",
 }
 

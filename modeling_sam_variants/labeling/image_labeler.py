@@ -34,6 +34,7 @@ from sam_variants.results import Masks
 
 EMBEDDED = "embedded"
 # More at once only need more memory.
+FEW_THREADS = 2
 MOST_JOBS = 8
 GPU_JOBS = 2
 NOT_OF_A_DATASET = ("id", "image_id")
@@ -50,8 +51,9 @@ class ImageLabeler:
     Args:
         settings: what to do.
         device: name of a torch device, or None for a GPU where there is one.
-        jobs: how many calls are made at once; each computes on its share of the CPU's threads. None: on a CPU one per
-            thread of torch, at most 8, else two, so that one's masks are made while the other's are asked for.
+        jobs: how many calls are made at once; each computes on its share of the CPU's threads. None: on a CPU of two
+            cores one, which is as fast as two there and needs half the memory; of more cores one per thread of torch,
+            at most 8; else two, so that one's masks are made while the other's are asked for.
         max_memory: bytes, or text such as "1.5GB", that all calls together may need above the weights; images that
             need more fail. None for no limit.
         times: where encoding, decoding and post-processing are added.
@@ -126,7 +128,8 @@ class ImageLabeler:
         if named and mode != "everything":
             raise ValueError(f"{sorted(named)} are options of everything mode, not of mode={mode!r}")
         read_settings(named, {})  # before anything slow happens
-        pipe = _load(source, image_size, settings.get("dtype", "float32"), mode, device)
+        precision = settings.get("dtype", LabelSettings.dtype), settings.get("quantize")
+        pipe = _load(source, image_size, *precision, mode, device)
         if batch_size is None:
             batch_size = 1 if pipe.device.type == "cpu" else IMAGES_AT_ONCE
         found = LabelSettings(
@@ -173,7 +176,8 @@ class ImageLabeler:
                         f"the weights of {settings.checkpoint!r} are others than those that the run was begun with: "
                         f"sha256 {found}, not {settings.weights}"
                     )
-                self._pipe = _load(settings.checkpoint, settings.image_size, settings.dtype, settings.mode, self.device)
+                precision = settings.dtype, settings.quantize
+                self._pipe = _load(settings.checkpoint, settings.image_size, *precision, settings.mode, self.device)
             return self._pipe
 
     @property
@@ -186,7 +190,8 @@ class ImageLabeler:
         with self._loading:
             if self._slots is None:
                 threads = torch.get_num_threads()
-                number = self._given_jobs or (min(threads, MOST_JOBS) if on_cpu else GPU_JOBS)
+                by_threads = 1 if threads <= FEW_THREADS else min(threads, MOST_JOBS)
+                number = self._given_jobs or (by_threads if on_cpu else GPU_JOBS)
                 self._slots = ModelSlots(number, max(1, threads // number) if on_cpu else None)
             return self._slots
 
@@ -281,8 +286,10 @@ def weights_sha256(checkpoint: str) -> str:
     return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
-def _load(checkpoint: str, image_size: int | None, dtype: str, mode: str, device: str | None) -> SamVariantsPipeline:
-    model, processor = load_whole(checkpoint, image_size)
+def _load(
+    checkpoint: str, image_size: int | None, dtype: str, quantize: str | None, mode: str, device: str | None
+) -> SamVariantsPipeline:
+    model, processor = load_whole(checkpoint, image_size, quantize)
     model.fuse().encode_in(getattr(torch, dtype))
     kind: Any = SamVariantsMaskGenerationPipeline if mode == "everything" else PromptedMasks
     return pipeline_for(kind, model, processor, device)

@@ -25,6 +25,7 @@ class LabelSettings:
         weights: sha256 of the weights file; of several files the sha256 over theirs.
         image_size: side of the model's input in pixels.
         dtype: what the image encoder computes in, by the name of PyTorch.
+        quantize: how its weights are held, as `load_checkpoint` takes it; None for as they are stored.
         mode: "everything", or "prompts" for one mask per box or point that comes with the image.
         generation: the options of mask generation, all of them; empty for prompts.
         batch_size: images that are encoded together.
@@ -40,6 +41,7 @@ class LabelSettings:
     weights: str
     image_size: int
     dtype: str = "float32"
+    quantize: str | None = None
     mode: str = "everything"
     generation: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 1
@@ -77,4 +79,5 @@ class LabelSettings:
 
     def identity(self) -> dict[str, Any]:
         """What must not change between the start of a run and its end, ready for JSON."""
-        return {name: value for name, value in self.to_json().items() if name not in NO_IDENTITY}
+        # Runs from before there was a choice have no word of it.
+        return {name: value for name, value in self.to_json().items() if name not in NO_IDENTITY and value is not None}

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_variants.layers.token_linear import TokenLinear
+from sam_variants.layers.token_linear import TokenLinear, activated
 
 
 class MLP(nn.Module):
@@ -77,4 +77,4 @@ class MLPBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """…×embedding_dim in and out."""
-        return self.lin2(self.act(self.lin1(x)))
+        return self.lin2(activated(self.lin1, self.act, x))

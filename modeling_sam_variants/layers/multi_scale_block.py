@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sam_variants.layers.drop_path import DropPath
 from sam_variants.layers.mlp import MLP
 from sam_variants.layers.multi_scale_attention import MultiScaleAttention
 from sam_variants.layers.pooling import do_pool
-from sam_variants.layers.token_linear import TokenLinear, is_plain_inference
+from sam_variants.layers.token_linear import TokenLinear, activated
 from sam_variants.layers.windows import window_partition, window_unpartition
 
 # Published epsilon of all norms in Hiera.
@@ -18,7 +18,7 @@ HieraNorm: Callable[[int], nn.Module] = partial(nn.LayerNorm, eps=1e-6)
 
 
 class TokenMLP(MLP):
-    """The two layers of `MLP` for many tokens: faster products, and the activation in place where nobody looks.
+    """The two layers of `MLP` for many tokens: faster products, and the activation together with the first of them.
 
     Args:
         dim: channels in and out.
@@ -32,12 +32,8 @@ class TokenMLP(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """…×dim in and out."""
-        hidden = self.layers[0](x)
-        if type(self.act) is nn.GELU and is_plain_inference():
-            hidden = torch.ops.aten.gelu_(hidden, approximate=self.act.approximate)
-        else:
-            hidden = self.act(hidden)
-        return self.layers[1](hidden)
+        first: Any = self.layers[0]
+        return self.layers[1](activated(first, self.act, x))
 
 
 class MultiScaleBlock(nn.Module):

@@ -1,10 +1,13 @@
 """Self-attention of the SAM image encoder, with decomposed relative positions."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_variants.layers.attention_core import AttentionCore
+from sam_variants.layers.compiled_operators import is_compiled_inference
 from sam_variants.layers.token_linear import TokenLinear, is_plain_inference, token_product
 
 # Fewer tokens, as in windows, are left to the fused kernel; a block of queries has 8 MB of logits.
@@ -12,7 +15,7 @@ MIN_TOKENS = 1024
 QUERY_BLOCK = 512
 
 
-def get_rel_pos(size: int, rel_pos: Tensor) -> Tensor:
+def get_rel_pos(size: int, rel_pos: Tensor, frame: int | None = None) -> Tensor:
     """Look up the embedding of every distance between two tokens along one axis.
 
     A table learned for another size is resized linearly, as in segment-anything.
@@ -20,19 +23,25 @@ def get_rel_pos(size: int, rel_pos: Tensor) -> Tensor:
     Args:
         size: tokens along the axis.
         rel_pos: number of distances×head_dim, the learned table.
+        frame: tokens along the axis of a larger map that these are a part of, whose distances count; `size` when None.
 
     Returns:
         size×size×head_dim, indexed by query and key.
     """
-    num_distances = 2 * size - 1
+    frame = size if frame is None else frame
+    num_distances = 2 * frame - 1
     if rel_pos.shape[0] != num_distances:
         rel_pos = F.interpolate(rel_pos.float().T[None], size=num_distances, mode="linear")[0].T.to(rel_pos.dtype)
     coords = torch.arange(size, device=rel_pos.device)
-    return rel_pos[coords[:, None] - coords[None, :] + size - 1]
+    return rel_pos[coords[:, None] - coords[None, :] + frame - 1]
 
 
 def decomposed_rel_pos_terms(
-    query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, size: tuple[int, int]
+    query: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    size: tuple[int, int],
+    frame: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The two terms of MViTv2's attention bias (https://arxiv.org/abs/2112.01526).
 
@@ -41,25 +50,34 @@ def decomposed_rel_pos_terms(
         rel_pos_h: table of vertical distances.
         rel_pos_w: table of horizontal distances.
         size: (H, W) in tokens.
+        frame: (H, W) of the map whose distances count, see `get_rel_pos`.
 
     Returns:
         B×heads×(H·W)×H by the keys' rows and B×heads×(H·W)×W by their columns.
     """
     query_grid = query.unflatten(2, size)
-    bias_h = torch.einsum("bnhwc,hkc->bnhwk", query_grid, get_rel_pos(size[0], rel_pos_h))
-    bias_w = torch.einsum("bnhwc,wkc->bnhwk", query_grid, get_rel_pos(size[1], rel_pos_w))
+    frame = size if frame is None else frame
+    bias_h = torch.einsum("bnhwc,hkc->bnhwk", query_grid, get_rel_pos(size[0], rel_pos_h, frame[0]))
+    bias_w = torch.einsum("bnhwc,wkc->bnhwk", query_grid, get_rel_pos(size[1], rel_pos_w, frame[1]))
     return bias_h.flatten(2, 3), bias_w.flatten(2, 3)
 
 
-def decomposed_rel_pos_bias(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, size: tuple[int, int]) -> Tensor:
+def decomposed_rel_pos_bias(
+    query: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    size: tuple[int, int],
+    frame: tuple[int, int] | None = None,
+) -> Tensor:
     """The vertical plus the horizontal term, B×heads×(H·W)×(H·W), for the scaled products of queries and keys."""
-    bias_h, bias_w = decomposed_rel_pos_terms(query, rel_pos_h, rel_pos_w, size)
+    bias_h, bias_w = decomposed_rel_pos_terms(query, rel_pos_h, rel_pos_w, size, frame)
     return (bias_h[..., :, None] + bias_w[..., None, :]).flatten(-2)
 
 
 def rows_pay(query: Tensor) -> bool:
     """Whether `attend_by_rows` is the way to go: inference on a CPU with so many tokens that the bias is huge."""
-    return query.device.type == "cpu" and query.shape[2] >= MIN_TOKENS and is_plain_inference()
+    is_inference = is_plain_inference() or is_compiled_inference()
+    return query.device.type == "cpu" and query.shape[2] >= MIN_TOKENS and is_inference
 
 
 def attend_by_rows(query: Tensor, key: Tensor, value: Tensor, bias_h: Tensor, bias_w: Tensor) -> Tensor:
@@ -86,6 +104,20 @@ def attend_by_rows(query: Tensor, key: Tensor, value: Tensor, bias_h: Tensor, bi
                 by_rows += bias_w[image, head, block, None]
                 output[image, head, block] = token_product(logits.softmax(dim=-1), values)
     return output
+
+
+# A compiler takes it as it is: unrolled it would be a thousand operations.
+_rows_operator = torch.library.custom_op(
+    "sam_variants::attend_by_rows",
+    attend_by_rows,
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, Tensor bias_h, Tensor bias_w) -> Tensor",
+)
+
+
+@_rows_operator.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, bias_h: Tensor, bias_w: Tensor) -> Tensor:
+    return torch.empty_like(query)
 
 
 class REAttention(nn.Module):
@@ -135,17 +167,18 @@ class REAttention(nn.Module):
                 nn.init.trunc_normal_(self.rel_pos_h, std=0.02)
                 nn.init.trunc_normal_(self.rel_pos_w, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend within a map of any size, B×H×W×dim to B×H×W×dim."""
+    def forward(self, x: Tensor, frame: tuple[int, int] | None = None) -> Tensor:
+        """Attend within a map of any size, B×H×W×dim to B×H×W×dim; `frame` as in `decomposed_rel_pos_terms`."""
         batch, height, width, dim = x.shape
         qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.use_rel_pos and rows_pay(query) and self.core.is_fused():
-            terms = decomposed_rel_pos_terms(query, self.rel_pos_h, self.rel_pos_w, (height, width))
-            attended = attend_by_rows(query, key, value, *terms)
+            terms = decomposed_rel_pos_terms(query, self.rel_pos_h, self.rel_pos_w, (height, width), frame)
+            attend: Any = _rows_operator if torch.compiler.is_compiling() else attend_by_rows
+            attended = attend(query, key, value, *terms)
         else:
             bias = None
             if self.use_rel_pos:
-                bias = decomposed_rel_pos_bias(query, self.rel_pos_h, self.rel_pos_w, (height, width))
+                bias = decomposed_rel_pos_bias(query, self.rel_pos_h, self.rel_pos_w, (height, width), frame)
             attended, _ = self.core(query, key, value, mask=bias)
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, dim))

@@ -161,7 +161,7 @@ class RoPEAttention(Attention):
     def _num_key_maps(self, num_queries: int, num_rotated: int) -> int:
         """How many maps of the queries' size the rotated keys are."""
         fits = num_rotated >= 0 and num_rotated % num_queries == 0
-        if not fits or (num_rotated > num_queries and not self.rope_k_repeat):
+        if not fits or (not self.rope_k_repeat and num_rotated > num_queries):
             allowed = "a multiple of" if self.rope_k_repeat else "as many as (rope_k_repeat=True allows a multiple of)"
             raise ValueError(
                 f"k without num_k_exclude_rope must have {allowed} q's {num_queries} tokens, got {num_rotated}."

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.layers.drop_path import DropPath
+from sam_variants.layers.fused_convolution import convolved
 from sam_variants.layers.tiny_vit_convolutions import Conv2d_BN, PatchMerging, map_to_tokens, tokens_to_map
+from sam_variants.layers.token_linear import TokenLinear, activated
 
 
 class TinyMLP(nn.Module):
@@ -34,14 +36,14 @@ class TinyMLP(nn.Module):
         super().__init__()
         hidden_features = hidden_features or in_features
         self.norm = nn.LayerNorm(in_features, eps=layer_norm_eps)
-        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.fc1 = TokenLinear(in_features, hidden_features)
         self.act = act_layer()
-        self.fc2 = nn.Linear(hidden_features, out_features or in_features)
+        self.fc2 = TokenLinear(hidden_features, out_features or in_features)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """…×in_features → …×out_features."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(self.norm(x))))))
+        return self.drop(self.fc2(self.drop(activated(self.fc1, self.act, self.norm(x)))))
 
 
 def attention_bias_indexes(resolution: tuple[int, int]) -> Tensor:
@@ -81,8 +83,8 @@ class TinyAttention(nn.Module):
         self.value_dim = int(attn_ratio * key_dim)
         self.resolution = (resolution[0], resolution[1])
         self.norm = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.qkv = nn.Linear(dim, num_heads * (2 * key_dim + self.value_dim))
-        self.proj = nn.Linear(num_heads * self.value_dim, dim)
+        self.qkv = TokenLinear(dim, num_heads * (2 * key_dim + self.value_dim))
+        self.proj = TokenLinear(num_heads * self.value_dim, dim)
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, resolution[0] * resolution[1]))
         self.register_buffer("attention_bias_idxs", attention_bias_indexes(self.resolution), persistent=False)
         self.core = AttentionCore()
@@ -182,7 +184,7 @@ class TinyViTBlock(nn.Module):
         if x.shape[1] != size[0] * size[1]:
             raise ValueError(f"x has {x.shape[1]} tokens, which does not fill a map of {size[0]}×{size[1]}")
         x = x + self.drop_path(self._windowed_attention(x, size))
-        x = map_to_tokens(self.local_conv(tokens_to_map(x, size)))
+        x = map_to_tokens(convolved(self.local_conv, tokens_to_map(x, size)))
         return x + self.drop_path(self.mlp(x))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_variants.layers.drop_path import DropPath
+from sam_variants.layers.fused_convolution import activated_in_place, convolved
 
 
 def tokens_to_map(x_blc: Tensor, size: tuple[int, int]) -> Tensor:
@@ -91,7 +92,8 @@ class TinyPatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B×in_chans×H×W → B×embed_dim×H/4×W/4."""
-        return self.seq(x)
+        first, activation, second = self.seq
+        return second(convolved(first, x, activation))
 
 
 class MBConv(nn.Module):
@@ -121,8 +123,8 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B×C×H×W in and out."""
-        branch = self.conv3(self.act2(self.conv2(self.act1(self.conv1(x)))))
-        return self.act3(x + self.drop_path(branch))
+        branch = convolved(self.conv2, convolved(self.conv1, x, self.act1), self.act2)
+        return activated_in_place(self.act3, x + self.drop_path(convolved(self.conv3, branch)))
 
 
 class PatchMerging(nn.Module):
@@ -159,8 +161,8 @@ class PatchMerging(nn.Module):
         """B×C×H×W, or B×L×C of a map of `size` → B×L'×out_dim."""
         if x.ndim == 3:
             x = tokens_to_map(x, self.input_resolution if size is None else size)
-        x = self.conv3(self.act(self.conv2(self.act(self.conv1(x)))))
-        return map_to_tokens(x)
+        x = convolved(self.conv2, convolved(self.conv1, x, self.act), self.act)
+        return map_to_tokens(convolved(self.conv3, x))
 
 
 class ConvLayer(nn.Module):

@@ -59,13 +59,16 @@ class Block(nn.Module):
         self.norm2 = norm_layer(dim)
         self.mlp = MLPBlock(embedding_dim=dim, mlp_dim=int(dim * mlp_ratio), act=act_layer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map B×H×W×dim to B×H×W×dim; the padding of windows at the border is attended to, as in the original."""
-        x = x + self._attend(self.norm1(x))
+    def forward(self, x: Tensor, frame: tuple[int, int] | None = None) -> Tensor:
+        """Map B×H×W×dim to B×H×W×dim; the padding of windows at the border is attended to, as in the original.
+
+        `frame` is (H, W) of a larger map that x is a part of: global attention takes the relative positions there.
+        """
+        x = x + self._attend(self.norm1(x), frame)
         return x + self.mlp(self.norm2(x))
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, frame: tuple[int, int] | None) -> Tensor:
         if self.window_size == 0:
-            return self.attn(x)
+            return self.attn(x, frame)
         windows, padded_size = window_partition(x, self.window_size)
         return window_unpartition(self.attn(windows), self.window_size, padded_size, (x.shape[1], x.shape[2]))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from pycocotools import mask as mask_utils
@@ -32,6 +31,8 @@ def remove_small_regions(mask: np.ndarray, area_threshold: float, mode: str) -> 
     Raises:
         ValueError: another mode.
     """
+    import cv2  # here, because it is large and who loads a model needs none of it
+
     if mode not in MODES:
         raise ValueError(f"mode must be one of {list(MODES)}, got {mode!r}")
     regions_of = ~mask if mode == FILL_HOLES else mask

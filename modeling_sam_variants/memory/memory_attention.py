@@ -102,7 +102,7 @@ class MemoryAttention(PretrainedPart):
         for name, (tokens, width) in widths.items():
             if tokens.ndim != 3 or tokens.shape[2] != width:
                 raise ValueError(f"{name} has shape {tuple(tokens.shape)}, expected objects×tokens×{width}")
-        if curr.shape[0] not in (1, memory.shape[0]):
+        if curr.shape[0] not in (memory.shape[0], 1):
             raise ValueError(
                 f"curr is for {curr.shape[0]} objects and memory for {memory.shape[0]}: they must be equal, or curr "
                 "for 1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,17 @@ def pad_right_and_bottom(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarra
     padded = np.zeros((3, *size), dtype=np.float32)
     padded[:, :height, :width] = pixels
     return padded
+
+
+def shared_input_size(
+    shapes: Sequence[tuple[int, int]], pad_size: tuple[int, int], multiple: int | None
+) -> tuple[int, int]:
+    """(height, width) that resized images of these shapes are padded to: `pad_size`, or to a multiple, no further."""
+    if multiple is None:
+        return pad_size
+    longest = (max(sides) for sides in zip(*shapes, strict=True))
+    height, width = (min(-(-side // multiple) * multiple, limit) for side, limit in zip(longest, pad_size, strict=True))
+    return height, width
 
 
 def height_width(size: SizeDict) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from sam_variants.processing.image_fitting import (
     pad_right_and_bottom,
     resize_longest_side,
     resize_square,
+    shared_input_size,
     size_list,
     standard_size,
     to_float,
@@ -57,6 +58,7 @@ class SamVariantsImageProcessorKwargs(TypedDict, total=False):
     image_std: float | list[float] | tuple[float, ...] | None
     do_pad: bool | None
     pad_size: int | dict[str, int] | None
+    pad_to_multiple_of: int | None
     mask_size: int | dict[str, int] | None
     input_data_format: str | None
     return_tensors: str | None
@@ -75,6 +77,9 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
         resize_mode: "longest_side" or "square".
         size: `{"longest_edge": 1024}`, in square mode `{"height": 1024, "width": 1024}`, or one number.
         pad_size: `{"height": 1024, "width": 1024}` or one number: the model's input size.
+        pad_to_multiple_of: pad each side only to the next multiple of so many pixels (a multiple of the encoder's
+            stride), which saves time on images that are no squares; for models whose configuration has
+            `pad_input=False`. Images of one batch get one size, in which all of them fit.
         mask_size: `{"height": 256, "width": 256}` or one number: the size of mask prompts given as logits.
         resample: Pillow's filter; square mode knows bilinear and bicubic.
         do_rescale, rescale_factor: multiply pixels 0..255 by the factor (off for SAM, whose mean and deviation are on
@@ -104,6 +109,7 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
     image_std = (58.395, 57.12, 57.375)
     do_pad = True
     pad_size = SizeDict(height=1024, width=1024)
+    pad_to_multiple_of: int | None = None
     mask_size = SizeDict(height=256, width=256)
 
     def __init__(self, image_size: int | None = None, **kwargs: Any) -> None:
@@ -181,7 +187,16 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
         kwargs["size"] = standard_size("size", kwargs["size"], mode)
         for name in ("pad_size", "mask_size"):
             kwargs[name] = standard_size(name, kwargs[name], SQUARE)
+        if kwargs["pad_to_multiple_of"] is not None:
+            _check_multiple(kwargs)
         return kwargs
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings; one that most checkpoints lack is written only where it is used."""
+        values = super().to_dict()
+        if values.get("pad_to_multiple_of") is None:
+            values.pop("pad_to_multiple_of", None)
+        return values
 
     def preprocess(self, images: Any, image_size: int | None = None, **kwargs: Any) -> BatchFeature:
         """Images of any sizes to one batch.
@@ -233,18 +248,22 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
         input_data_format = kwargs.pop("input_data_format")
         arrays = self._prepare_image_like_inputs(images, input_data_format=input_data_format)
         fitted = [self._fit(array, **kwargs) for array in arrays]
+        shapes = [shape for _, shape in fitted]
         pixel_values: Any = [pixels for pixels, _ in fitted]
+        if kwargs["do_pad"]:
+            size = shared_input_size(shapes, height_width(kwargs["pad_size"]), kwargs["pad_to_multiple_of"])
+            pixel_values = [pad_right_and_bottom(pixels, size) for pixels in pixel_values]
         if len({pixels.shape for pixels in pixel_values}) == 1:
             pixel_values = np.stack(pixel_values)
         data = {
             "pixel_values": pixel_values,
             "original_sizes": np.array([array.shape[1:] for array in arrays], dtype=np.int64),
-            "reshaped_input_sizes": np.array([shape for _, shape in fitted], dtype=np.int64),
+            "reshaped_input_sizes": np.array(shapes, dtype=np.int64),
         }
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def _fit(self, image: np.ndarray, **settings: Any) -> tuple[np.ndarray, tuple[int, int]]:
-        """3×H×W uint8 → the model's input, 3×height×width float32, and the image's size inside it."""
+        """3×H×W uint8 → the image as the model sees it, 3×height×width float32 without padding, and its size."""
         size, resample = settings["size"], settings["resample"]
         factor = settings["rescale_factor"] if settings["do_rescale"] else None
         if settings["resize_mode"] == SQUARE and settings["do_resize"]:
@@ -262,8 +281,6 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
             mean, std = (np.array(settings[name], np.float32).reshape(3, 1, 1) for name in ("image_mean", "image_std"))
             pixels = (pixels - mean) / std
         height, width = pixels.shape[1:]
-        if settings["do_pad"]:
-            pixels = pad_right_and_bottom(pixels, height_width(settings["pad_size"]))
         return pixels, (height, width)
 
     def reshaped_size(self, height: int, width: int) -> tuple[int, int]:
@@ -273,6 +290,18 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
         if self.size.longest_edge is None:
             return height_width(self.size)
         return longest_side_shape(height, width, self.size.longest_edge)
+
+    def input_size(self, reshaped_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """(height, width) of the model's input for a batch of images that have these sizes inside it."""
+        return shared_input_size(reshaped_sizes, height_width(self.pad_size), self.pad_to_multiple_of)
+
+    def covered_size(self, mask_shape: Sequence[int]) -> tuple[int, int]:
+        """(height, width) in pixels of the model's input that predicted masks of …×h×w cells cover."""
+        if self.pad_to_multiple_of is None:
+            return height_width(self.pad_size)
+        height, width = mask_shape[-2:]
+        pixels_per_cell = height_width(self.pad_size)[0] // height_width(self.mask_size)[0]
+        return height * pixels_per_cell, width * pixels_per_cell
 
     def post_process_masks(
         self,
@@ -309,8 +338,7 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
             reshaped = [self.reshaped_size(*size) for size in sizes]
         else:
             reshaped = size_list("reshaped_input_sizes", reshaped_input_sizes, len(masks))
-        pad = self.pad_size if pad_size is None else standard_size("pad_size", pad_size, SQUARE)
-        padded = None if self.resize_mode == SQUARE else height_width(pad)
+        given = None if pad_size is None else height_width(standard_size("pad_size", pad_size, SQUARE))
         results = []
         for index, (logits, size, inner_size) in enumerate(zip(masks, sizes, reshaped, strict=True)):
             tensor = torch.as_tensor(logits)
@@ -325,6 +353,7 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
                     )
                 results.append(tensor > mask_threshold if binarize else tensor)
                 continue
+            padded = None if self.resize_mode == SQUARE else given or self.covered_size(tensor.shape)
             tensor = clean_masks(tensor, max_hole_area, max_sprinkle_area, mask_threshold)
             if binarize:
                 results.append(upscale_to_masks(tensor, size, inner_size, padded, mask_threshold))
@@ -334,3 +363,14 @@ class SamVariantsImageProcessorPil(MaskGenerationMethods, PilBackend):
                 geometry = MaskGeometry(size, inner_size, padded) if padded else MaskGeometry(size)
                 results.append(UpscaledMasks(tensor, geometry))
         return results
+
+
+def _check_multiple(settings: dict[str, Any]) -> None:
+    """Refuse `pad_to_multiple_of` where it can't be meant."""
+    multiple = settings["pad_to_multiple_of"]
+    if settings["resize_mode"] == SQUARE or not settings["do_pad"]:
+        raise ValueError(f"pad_to_multiple_of={multiple!r} needs do_pad=True and resize_mode={LONGEST_SIDE!r}")
+    stride = 4 * height_width(settings["pad_size"])[0] // height_width(settings["mask_size"])[0]
+    is_whole = isinstance(multiple, int) and not isinstance(multiple, bool)
+    if not is_whole or multiple <= 0 or multiple % stride:
+        raise ValueError(f"pad_to_multiple_of={multiple!r} must be a multiple of the encoder's stride {stride}")

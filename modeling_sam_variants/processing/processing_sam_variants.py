@@ -214,7 +214,9 @@ def image_geometries(
         original_sizes, reshaped_sizes: B×2 (height, width) before and after resizing.
         image_processor: what fitted them.
     """
-    padded, mask = height_width(image_processor.pad_size), height_width(image_processor.mask_size)
+    padded = image_processor.input_size([(height, width) for height, width in reshaped_sizes.tolist()])
+    pixels_per_cell = height_width(image_processor.pad_size)[0] // height_width(image_processor.mask_size)[0]
+    mask = (padded[0] // pixels_per_cell, padded[1] // pixels_per_cell)
     return [
         ImageGeometry(
             index=index,

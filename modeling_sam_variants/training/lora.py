@@ -17,6 +17,7 @@ from torch import nn
 from sam_variants.hub.card_keeping import listed
 from sam_variants.hub.push_folder import PushReport, push_folder
 from sam_variants.hub.push_model import write_card
+from sam_variants.hub.quantized_weights import refuse_quantized
 from sam_variants.hub.remote_repo import PushError, RemoteRepo, find_repo
 from sam_variants.hub.repo_files import CARD_FILE, CONFIG_FILE
 from sam_variants.hub.saved_weights import is_saved_weights
@@ -269,7 +270,7 @@ def check_base(model: Any) -> None:
 
     Raises:
         TypeError: for anything but a model of this package.
-        ValueError: for a model that has adapters already or is fused.
+        ValueError: for a model that has adapters already, is fused or quantised.
     """
     if isinstance(model, PeftModel) or (
         isinstance(model, nn.Module) and any(isinstance(module, BaseTunerLayer) for module in model.modules())
@@ -281,6 +282,7 @@ def check_base(model: Any) -> None:
         )
     if model._is_fused:
         raise ValueError("the model is fused for inference; load it again to give it an adapter")
+    refuse_quantized(model, "given an adapter")
 
 
 def _check_numbers(rank: int, alpha: float, dropout: float) -> None:

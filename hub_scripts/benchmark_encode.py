@@ -1,0 +1,124 @@
+"""The benchmark `encode`: our image encoders beside the published form and transformers', with the same weights."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sam_variants.encoders.encoder_tiny_vit import TinyViT
+from sam_variants.hub_scripts.benchmark_interleaved import Answer, measure_in_turn, times_as_fast
+from sam_variants.hub_scripts.benchmark_models import EMBEDDED, benchmark_model, check_models, transformers_encoder
+from sam_variants.hub_scripts.benchmark_official_form import OfficialTinyViT
+from sam_variants.hub_scripts.benchmark_report import Advance
+
+OURS, BFLOAT16, COMPILED = "ours", "ours, bfloat16", "ours, compiled"
+OFFICIAL, THEIRS = "official form", "transformers"
+BASELINES = (OFFICIAL, THEIRS)
+MODELS = ("mobile-sam", "sam-vit-base", "sam2.1-hiera-tiny", EMBEDDED)
+QUICK: dict[str, Any] = {"image_size": 256, "repeats": 2}
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """What is measured.
+
+    Attributes:
+        models: presets with random weights, or "embedded".
+        image_size: input of the presets in pixels; None for their own.
+        repeats: rounds; the median counts.
+        compiled: whether to measure ours under torch.compile too.
+        with_transformers: whether to measure transformers' encoders too.
+        device, threads: where.
+        quick: a small input and few rounds, see `QUICK`.
+    """
+
+    models: tuple[str, ...] = MODELS
+    image_size: int | None = None
+    repeats: int = 5
+    compiled: bool = False
+    with_transformers: bool = True
+    device: str = "cpu"
+    threads: int = 1
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        check_models(self.models)
+
+
+def measure_encode(settings: EncodeSettings, advance: Advance) -> dict[str, Any]:
+    """Measure all encoders.
+
+    Args:
+        settings: what that is.
+        advance: told the progress, 1 in all.
+
+    Returns:
+        `settings`, and `models`: by name what `measure_encoder` gives. Ready for JSON.
+
+    Raises:
+        ValueError: for a size that doesn't fit a model.
+    """
+    if settings.quick:
+        settings = replace(settings, **QUICK)
+    share = 1 / len(settings.models)
+    models = {name: measure_encoder(name, settings, lambda part: advance(part * share)) for name in settings.models}
+    return {"settings": asdict(settings), "models": models}
+
+
+def measure_encoder(name: str, settings: EncodeSettings, advance: Advance) -> dict[str, Any]:
+    """Compare all forms of one encoder on one image.
+
+    Returns:
+        `image_size`; `reference`, what the others are compared with; `contenders`, see `measure_in_turn`;
+        `times_as_fast`: by form of ours and by baseline.
+    """
+    model: Any = benchmark_model(name, settings.image_size, settings.device)
+    side = model.config.image_size
+    generator = torch.Generator().manual_seed(0)
+    pixel_values = torch.randn(1, 3, side, side, generator=generator).to(settings.device)
+    contenders = encoder_forms(model, pixel_values, settings)
+    reference = next((baseline for baseline in BASELINES if baseline in contenders), OURS)
+    found = measure_in_turn(contenders, reference, settings.repeats, settings.device, advance)
+    del contenders, model
+    gc.collect()
+    ours = [form for form in (OURS, BFLOAT16, COMPILED) if form in found]
+    return {
+        "image_size": side,
+        "reference": reference,
+        "contenders": found,
+        "times_as_fast": {
+            form: {baseline: times_as_fast(found, form, baseline) for baseline in BASELINES if baseline in found}
+            for form in ours
+        },
+    }
+
+
+def encoder_forms(model: Any, pixel_values: Tensor, settings: EncodeSettings) -> dict[str, Callable[[], Answer]]:
+    """What takes part, by name: each gives the image embedding alone."""
+    forms: dict[str, Callable[[], Answer]] = {}
+    if isinstance(model.image_encoder, TinyViT):
+        official = OfficialTinyViT(model.image_encoder)
+        forms[OFFICIAL] = lambda: [official(pixel_values)]
+    theirs: Any = transformers_encoder(model) if settings.with_transformers else None
+    if theirs is not None:
+        forms[THEIRS] = lambda: [their_embedding(theirs.vision_encoder(pixel_values))]
+    fused = copy.deepcopy(model.image_encoder).fuse()
+    forms[OURS] = lambda: [fused(pixel_values).last_hidden_state]
+    if settings.compiled:
+        compiled: Any = torch.compile(fused)
+        forms[COMPILED] = lambda: [compiled(pixel_values).last_hidden_state]
+    half = nn.Module.to(copy.deepcopy(fused), torch.bfloat16)
+    forms[BFLOAT16] = lambda: [half(pixel_values.to(torch.bfloat16)).last_hidden_state]
+    return forms
+
+
+def their_embedding(encoded: Any) -> Tensor:
+    """The image embedding in what transformers' encoders give: SAM 2's is the last of its maps."""
+    maps = getattr(encoded, "fpn_hidden_states", None)
+    return encoded.last_hidden_state if maps is None else maps[-1]
