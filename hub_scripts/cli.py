@@ -1,6 +1,7 @@
 """The command `sam-variants`: its subcommands by name, and every error in one line.
 
-A subcommand's module is imported when it is called, so that `--help` lists all of them without importing any.
+A subcommand's module is imported when it is called, so that `--help` lists all of them without importing any, and
+transformers gets to know our classes (`sam_variants.registration`) when it runs, so that its own `--help` needn't wait.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +28,7 @@ COMMANDS = {
     "demo": "Show the demo in a browser, from this machine.",
     "models": "List the published checkpoints and which of them are here.",
     "convert": "Turn a checkpoint of any layout into a complete repository folder, and back.",
+    "export": "Write a checkpoint as ONNX or as programs of torch.export, checked against the model.",
     "push": "Put a checkpoint on the Hub: weights, processor and card in one commit.",
     "push-space": "Put the demo on the Hub as a Space.",
     "train": "Fine-tune a checkpoint on a dataset of images and masks.",
@@ -37,7 +40,7 @@ COMMANDS = {
     "benchmark": "Measure speed and memory, beside transformers.",
 }
 # The extra that brings what a command needs, where it isn't `train`.
-EXTRAS = {"label": "label", "label-plan": "label"}
+EXTRAS = {"label": "label", "label-plan": "label", "export": "export"}
 EXPECTED_ERRORS = (ValueError, TypeError, OSError)
 
 
@@ -95,11 +98,27 @@ def load_command(name: str) -> Any:
             f"{name} needs {error.name}, which is not installed: pip install 'sam-variants[{extra}]'"
         ) from error
     found = getattr(module, function)
-    if isinstance(found, typer.Typer):
-        return typer.main.get_command(found)
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    single.command(name)(found)
-    return typer.main.get_command(single)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        single.command(name)(found)
+        found = single
+    command = typer.main.get_command(found)
+    for each in getattr(command, "commands", {name: command}).values():
+        each.callback = with_registration(each.callback)
+    return command
+
+
+def with_registration(run: Callable[..., Any]) -> Callable[..., Any]:
+    """The same behind the registration, which `import sam_variants` leaves out in a command's process."""
+
+    @wraps(run)
+    def registered(*args: Any, **options: Any) -> Any:
+        from sam_variants.registration import register  # it imports every model
+
+        register()
+        return run(*args, **options)
+
+    return registered
 
 
 def one_line(error: Exception) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import http.server
 import importlib
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,11 +22,14 @@ from tiny import save_tiny
 from typer.testing import CliRunner
 
 import sam_variants
-from sam_variants.hub_scripts import cli, prompt_options, segment
+from sam_variants import registration
+from sam_variants.hub_scripts import cli, prompt_options, segment_run
 from sam_variants.pipelines import PromptableSegmentationPipeline
 from sam_variants.results import Masks
 
 HEIGHT, WIDTH = 48, 80
+# Commands whose options need nothing heavy; the others take names or defaults from modules that import PyTorch.
+QUICK_TO_EXPLAIN = ("browse", "demo", "segment", "track")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,7 @@ def test_the_summary_says_what_lies_where(model: Path, photo: Path, tmp_path: Pa
 def test_the_embedded_checkpoint_is_the_default(
     model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segment, "default_checkpoint", lambda: model)
+    monkeypatch.setattr(segment_run, "default_checkpoint", lambda: model)
     report = report_of(photo, "--point", "10,20", "--out", tmp_path)
     assert report["model"] == "embedded"
     again = report_of(photo, "--point", "10,20", "--out", tmp_path, "--model", model / "model.safetensors")
@@ -256,7 +259,7 @@ def test_an_unexpected_error_is_one_line_too(photo: Path, monkeypatch: pytest.Mo
     def break_down(source: str) -> None:
         raise KeyError("two\nlines")
 
-    monkeypatch.setattr(segment, "read_image", break_down)
+    monkeypatch.setattr(segment_run, "read_image", break_down)
     assert_one_line(run("segment", photo, "--point", "1,1"), 1, "unexpected KeyError", "--debug")
 
 
@@ -268,11 +271,38 @@ def test_help_lists_every_command_without_importing_it(monkeypatch: pytest.Monke
         assert name in result.stdout
 
 
-def test_the_command_imports_nothing_heavy() -> None:
-    tree = ast.parse(Path(cli.__file__).read_text(encoding="utf-8"))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"typer"}
+def imported_by_the_command(tmp_path: Path, *arguments: str) -> set[str]:
+    """First parts of the modules that a process of the installed command has imported at its end."""
+    lines = (
+        "import atexit, sys",
+        "atexit.register(lambda: print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr))",
+        "from sam_variants.hub_scripts.cli import main",
+        "main()",
+    )
+    (tmp_path / "sam-variants").write_text("\n".join(lines))
+    command = [sys.executable, tmp_path / "sam-variants", *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "--help" in answer.stdout
+    return set(answer.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [(), *((name,) for name in QUICK_TO_EXPLAIN)])
+def test_help_waits_for_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    imported = imported_by_the_command(tmp_path, *arguments, "--help")
+    assert "typer" in imported
+    assert not imported & {"torch", "transformers", "numpy", "PIL", "cv2", "huggingface_hub"}
+
+
+@pytest.mark.parametrize("arguments", [("segment", "photo.png", "--point", "1,1"), ("benchmark", "load")])
+def test_classes_are_registered_before_a_command_runs(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop() -> None:
+        raise ValueError("registered")
+
+    monkeypatch.setattr(registration, "register", stop)
+    assert_one_line(run(*arguments), 1, "registered")
+    assert run(*arguments, "--help").exit_code == 0
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
