@@ -83,7 +83,7 @@ def _clean(rle: Rle, area_threshold: float) -> _Cleaned:
     x, y, w, h = (int(value) for value in mask_utils.toBbox(rle))
     # Background that leaves this window on one side fills that side's whole margin: it is not small, here or outside.
     margin_x, margin_y = (math.ceil(area_threshold / max(side, 1)) for side in (h, w))
-    # Of islands of one size OpenCV's first stays; it goes through blocks of 2×2 pixels, which must be the whole image's.
+    # Of islands of one size OpenCV's first stays; it goes through blocks of 2×2 pixels: they must be the whole image's.
     left, top = max(0, x - margin_x) // 2 * 2, max(0, y - margin_y) // 2 * 2
     right, bottom = min(width, x + w + margin_x), min(height, y + h + margin_y)
     pixels = _columns(rle, left, right)[top:bottom]
