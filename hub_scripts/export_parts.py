@@ -11,20 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
-from sam_variants.hub_scripts.export_graphs import (
+from sam_variants.hub_scripts.export_graphs import ImageGraph, PhotoGeometry, PromptGraph
+from sam_variants.hub_scripts.export_video_graphs import (
     FrameGraph,
-    ImageGraph,
     MaskPromptGraph,
     MemoryAttentionGraph,
     MemoryEncoderGraph,
     ObjectGraph,
-    PhotoGeometry,
-    PromptGraph,
 )
 
 # What random photos measure at least and at most in pixels.
 PHOTO_SIDES = (40, 400)
-FREE_SIZES = ("batch", "objects", "points", "kinds", "memories", "pointers", "height", "width")
 
 
 @dataclass(frozen=True)
