@@ -203,7 +203,10 @@ def test_every_part_of_every_model_is_exported(build: Any, name: str, to: Format
 
 @pytest.mark.slow
 def test_the_embedded_checkpoint_segments_a_photo_without_torch(tmp_path: Path) -> None:
-    out, prompts = tmp_path / "out", {"points": [[[200, 150]], [[60, 60], [300, 200]]], "labels": [[1, -10], [1, 0]]}
+    out, prompts = (
+        tmp_path / "out",
+        {"points": [[[200, 150], [1, 1]], [[60, 60], [300, 200]]], "labels": [[1, -10], [1, 0]]},
+    )
     assert run("--out", out).exit_code == 0
     found = without_torch(out, EXAMPLES / "cat.jpg", prompts, tmp_path / "found.npz")
     masks, scores = answers_of(*load_whole(str(default_checkpoint())), Image.open(EXAMPLES / "cat.jpg"), prompts)
