@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from sam_variants.hub_scripts.benchmark_interleaved import Answer, measure_in_turn, times_as_fast
-from sam_variants.hub_scripts.benchmark_models import EMBEDDED, benchmark_model, check_models, transformers_decoder
+from sam_variants.hub_scripts.benchmark_models import (
+    EMBEDDED,
+    ModelSettings,
+    benchmark_model,
+    measure_models,
+    transformers_decoder,
+)
 from sam_variants.hub_scripts.benchmark_report import Advance
 
 OURS, PLAIN, THEIRS = "ours", "ours, plain form", "transformers"
@@ -23,30 +29,15 @@ QUICK: dict[str, Any] = {"image_size": 256, "prompts": (1, 4), "repeats": 2}
 
 
 @dataclass(frozen=True)
-class DecodeSettings:
-    """What is measured.
+class DecodeSettings(ModelSettings):
+    """What is measured, see `ModelSettings`.
 
     Attributes:
-        models: presets with random weights, or "embedded".
         prompts: how many prompts are given together.
-        image_size: input of the presets in pixels; None for their own.
-        repeats: rounds; the median counts.
-        with_transformers: whether to measure transformers' decoders too.
-        device, threads: where.
-        quick: small inputs and few rounds, see `QUICK`.
     """
 
     models: tuple[str, ...] = MODELS
     prompts: tuple[int, ...] = (1, 4, 16, 64)
-    image_size: int | None = None
-    repeats: int = 5
-    with_transformers: bool = True
-    device: str = "cpu"
-    threads: int = 1
-    quick: bool = False
-
-    def __post_init__(self) -> None:
-        check_models(self.models)
 
 
 def measure_decode(settings: DecodeSettings, advance: Advance) -> dict[str, Any]:
@@ -64,9 +55,7 @@ def measure_decode(settings: DecodeSettings, advance: Advance) -> dict[str, Any]
     """
     if settings.quick:
         settings = replace(settings, **QUICK)
-    share = 1 / len(settings.models)
-    models = {name: measure_decoder(name, settings, lambda part: advance(part * share)) for name in settings.models}
-    return {"settings": asdict(settings), "models": models}
+    return measure_models(settings, measure_decoder, advance)
 
 
 def measure_decoder(name: str, settings: DecodeSettings, advance: Advance) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from sam_variants.encoders.encoder_tiny_vit import TinyViT
 from sam_variants.hub_scripts.benchmark_interleaved import Answer, measure_in_turn, times_as_fast
-from sam_variants.hub_scripts.benchmark_models import EMBEDDED, benchmark_model, check_models, transformers_encoder
+from sam_variants.hub_scripts.benchmark_models import (
+    EMBEDDED,
+    ModelSettings,
+    benchmark_model,
+    measure_models,
+    transformers_encoder,
+)
 from sam_variants.hub_scripts.benchmark_official_form import OfficialTinyViT
 from sam_variants.hub_scripts.benchmark_report import Advance
 
@@ -25,30 +31,15 @@ QUICK: dict[str, Any] = {"image_size": 256, "repeats": 2}
 
 
 @dataclass(frozen=True)
-class EncodeSettings:
-    """What is measured.
+class EncodeSettings(ModelSettings):
+    """What is measured, see `ModelSettings`.
 
     Attributes:
-        models: presets with random weights, or "embedded".
-        image_size: input of the presets in pixels; None for their own.
-        repeats: rounds; the median counts.
         compiled: whether to measure ours under torch.compile too.
-        with_transformers: whether to measure transformers' encoders too.
-        device, threads: where.
-        quick: a small input and few rounds, see `QUICK`.
     """
 
     models: tuple[str, ...] = MODELS
-    image_size: int | None = None
-    repeats: int = 5
     compiled: bool = False
-    with_transformers: bool = True
-    device: str = "cpu"
-    threads: int = 1
-    quick: bool = False
-
-    def __post_init__(self) -> None:
-        check_models(self.models)
 
 
 def measure_encode(settings: EncodeSettings, advance: Advance) -> dict[str, Any]:
@@ -66,9 +57,7 @@ def measure_encode(settings: EncodeSettings, advance: Advance) -> dict[str, Any]
     """
     if settings.quick:
         settings = replace(settings, **QUICK)
-    share = 1 / len(settings.models)
-    models = {name: measure_encoder(name, settings, lambda part: advance(part * share)) for name in settings.models}
-    return {"settings": asdict(settings), "models": models}
+    return measure_models(settings, measure_encoder, advance)
 
 
 def measure_encoder(name: str, settings: EncodeSettings, advance: Advance) -> dict[str, Any]:

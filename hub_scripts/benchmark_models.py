@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from sam_variants.checkpoint_layouts.load_checkpoint import export_state_dict, l
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.configuration.presets import PRESETS, config_for
 from sam_variants.default_checkpoint import default_checkpoint
+from sam_variants.hub_scripts.benchmark_report import Advance
 from sam_variants.hub_scripts.benchmark_their_models import transformers_twin
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
@@ -27,6 +30,52 @@ THEIR_MODELS: dict[str, tuple[str, Any]] = {
 # Tables of vectors, which are not scaled down by the number of inputs as matrices are.
 TABLES = ("embed", "_embeddings", "_token", "_tokens", "gaussian_matrix", "attention_biases", "rel_pos", "tpos_enc")
 TABLE_SPREAD = 0.2
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the benchmarks of a model's parts have in common.
+
+    Attributes:
+        models: presets with random weights, or "embedded".
+        image_size: input of the presets in pixels; None for their own.
+        repeats: rounds; the median counts.
+        with_transformers: whether to measure transformers' models too.
+        device, threads: where.
+        quick: a minute: small inputs and few rounds.
+    """
+
+    models: tuple[str, ...] = (EMBEDDED,)
+    image_size: int | None = None
+    repeats: int = 5
+    with_transformers: bool = True
+    device: str = "cpu"
+    threads: int = 1
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        check_models(self.models)
+
+
+AnySettings = TypeVar("AnySettings", bound=ModelSettings)
+
+
+def measure_models(
+    settings: AnySettings, measure: Callable[[str, AnySettings, Advance], dict[str, Any]], advance: Advance
+) -> dict[str, Any]:
+    """Measure one model after the other.
+
+    Args:
+        settings: what is measured.
+        measure: called with a model's name, the settings, and what is told the progress with it.
+        advance: told the progress, 1 in all.
+
+    Returns:
+        `settings`, and `models`: by name what `measure` gives. Ready for JSON.
+    """
+    share = 1 / len(settings.models)
+    models = {name: measure(name, settings, lambda part: advance(part * share)) for name in settings.models}
+    return {"settings": asdict(settings), "models": models}
 
 
 def known_models() -> list[str]:

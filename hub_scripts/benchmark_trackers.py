@@ -16,6 +16,7 @@ from sam_variants.checkpoint_layouts.layout_table import LAYOUTS
 from sam_variants.checkpoint_layouts.load_checkpoint import export_state_dict
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.configuration.presets import PRESETS, SAM2_MASK_DECODER, SAM2_PROMPT_ENCODER, config_for
+from sam_variants.hub_scripts.benchmark_models import sized_config
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
 from sam_variants.processing.frame_processing import PreparedFrame
 from sam_variants.processing.processor_for import processor_for
@@ -102,16 +103,7 @@ def preset_config(preset: str, image_size: int | None = None) -> SamVariantsVide
     known = [name for name in PRESETS if isinstance(config_for(name), SamVariantsVideoConfig)]
     if preset not in known:
         raise ValueError(f"preset={preset!r} is no model that tracks; choose one of {', '.join(known)}")
-    config: Any = config_for(preset)
-    if image_size is None:
-        return config
-    stride = config.vision_config.stride
-    if image_size < stride or image_size % stride:
-        raise ValueError(f"image_size={image_size} must be a multiple of {stride} pixels")
-    values = config.to_dict()
-    values["vision_config"]["image_size"] = image_size
-    values["memory_attention_config"]["feat_sizes"] = [image_size // stride] * 2
-    return SamVariantsVideoConfig(**values | {"image_size": image_size})
+    return sized_config(preset, image_size)
 
 
 @torch.no_grad()

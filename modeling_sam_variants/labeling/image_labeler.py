@@ -52,7 +52,7 @@ class ImageLabeler:
         settings: what to do.
         device: name of a torch device, or None for a GPU where there is one.
         jobs: how many calls are made at once; each computes on its share of the CPU's threads. None: on a CPU of two
-            cores one, which is as fast as two there and needs half the memory; of more cores one per thread of torch,
+            cores one, which is as fast as two there and needs less memory; of more cores one per thread of torch,
             at most 8; else two, so that one's masks are made while the other's are asked for.
         max_memory: bytes, or text such as "1.5GB", that all calls together may need above the weights; images that
             need more fail. None for no limit.
