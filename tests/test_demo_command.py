@@ -94,6 +94,11 @@ def test_a_checkpoint_that_is_none(served: dict[str, Any], tmp_path: Path) -> No
     assert served == {}
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background, tests too, would else ignore Ctrl+C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_it_runs_and_ends(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "trained")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -110,7 +115,13 @@ def test_it_runs_and_ends(tmp_path: Path) -> None:
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        command, env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        env=environment,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=heed_interrupts,
     )
     try:
         assert process.stdout is not None
@@ -128,7 +139,7 @@ def test_it_runs_and_ends(tmp_path: Path) -> None:
         tools = httpx.get(f"{found[1]}gradio_api/mcp/schema", timeout=30).json()
         assert any("segment" in tool["name"] for tool in tools)
         process.send_signal(signal.SIGINT)
-        rest = process.communicate(timeout=90)[0]
+        rest = process.communicate(timeout=30)[0]
         assert process.returncode == 0, rest
         assert "Traceback" not in rest
     finally:
