@@ -139,5 +139,9 @@ class HieraConfig(ImageEncoderConfig):
         return 16
 
     @property
+    def pads_images(self) -> bool:
+        return False
+
+    @property
     def high_resolution_channels(self) -> tuple[int, int]:
         return (self.out_chans, self.out_chans)

@@ -33,6 +33,11 @@ class ImageEncoderConfig(FamilyConfig):
         raise AttributeError(f"{type(self).__name__} does not define a stride")
 
     @property
+    def pads_images(self) -> bool:
+        """Whether images are fitted into the square input with padding; else they are stretched to it."""
+        return True
+
+    @property
     def high_resolution_channels(self) -> tuple[int, int] | None:
         """Channels of the features at a quarter and half of the stride, or None when the encoder gives none."""
         return None

@@ -13,6 +13,7 @@ from sam_variants.hub_scripts.benchmark_everything_tables import everything_tabl
 from sam_variants.hub_scripts.benchmark_label import LabelingSettings, measure_label
 from sam_variants.hub_scripts.benchmark_label_tables import label_tables
 from sam_variants.hub_scripts.benchmark_load_command import load
+from sam_variants.hub_scripts.benchmark_page import page
 from sam_variants.hub_scripts.benchmark_part_commands import decode, encode
 from sam_variants.hub_scripts.benchmark_report import (
     DeviceOption,
@@ -38,6 +39,7 @@ benchmark = typer.Typer(
 benchmark.command()(encode)
 benchmark.command()(decode)
 benchmark.command()(load)
+benchmark.command()(page)
 
 
 @benchmark.command()

@@ -6,6 +6,7 @@ import copy
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from sam_variants.hub_scripts.benchmark_models import (
 )
 from sam_variants.hub_scripts.benchmark_official_form import OfficialTinyViT
 from sam_variants.hub_scripts.benchmark_report import Advance
+from sam_variants.quantization import check_name, quantized
 
 OURS, BFLOAT16, COMPILED = "ours", "ours, bfloat16", "ours, compiled"
 OFFICIAL, THEIRS = "official form", "transformers"
@@ -36,10 +38,17 @@ class EncodeSettings(ModelSettings):
 
     Attributes:
         compiled: whether to measure ours under torch.compile too.
+        quantize: ways to hold the weights in int8 that are measured too, see `QUANTIZATIONS`.
     """
 
     models: tuple[str, ...] = MODELS
     compiled: bool = False
+    quantize: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.quantize:
+            check_name(name)
 
 
 def measure_encode(settings: EncodeSettings, advance: Advance) -> dict[str, Any]:
@@ -76,7 +85,7 @@ def measure_encoder(name: str, settings: EncodeSettings, advance: Advance) -> di
     found = measure_in_turn(contenders, reference, settings.repeats, settings.device, advance)
     del contenders, model
     gc.collect()
-    ours = [form for form in (OURS, BFLOAT16, COMPILED) if form in found]
+    ours = [form for form in found if form not in BASELINES]
     return {
         "image_size": side,
         "reference": reference,
@@ -98,13 +107,18 @@ def encoder_forms(model: Any, pixel_values: Tensor, settings: EncodeSettings) ->
     if theirs is not None:
         forms[THEIRS] = lambda: [their_embedding(theirs.vision_encoder(pixel_values))]
     fused = copy.deepcopy(model.image_encoder).fuse()
-    forms[OURS] = lambda: [fused(pixel_values).last_hidden_state]
+    ours: dict[str, Any] = {OURS: fused}
     if settings.compiled:
-        compiled: Any = torch.compile(fused)
-        forms[COMPILED] = lambda: [compiled(pixel_values).last_hidden_state]
-    half = nn.Module.to(copy.deepcopy(fused), torch.bfloat16)
-    forms[BFLOAT16] = lambda: [half(pixel_values.to(torch.bfloat16)).last_hidden_state]
-    return forms
+        ours[COMPILED] = torch.compile(fused)
+    for name in settings.quantize:
+        ours[f"{OURS}, {name}"] = quantized(copy.deepcopy(model.image_encoder), name).fuse()
+    ours[BFLOAT16] = nn.Module.to(copy.deepcopy(fused), torch.bfloat16)
+    return forms | {form: partial(our_embedding, encoder, pixel_values) for form, encoder in ours.items()}
+
+
+def our_embedding(encoder: Any, pixel_values: Tensor) -> Answer:
+    """The image embedding alone, from pixels in the encoder's precision."""
+    return [encoder(pixel_values.to(encoder.dtype)).last_hidden_state]
 
 
 def their_embedding(encoded: Any) -> Tensor:

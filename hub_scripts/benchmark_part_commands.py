@@ -42,6 +42,15 @@ def encode(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Measure ours under torch.compile too, whose warm-up takes a minute.")
     ] = False,
+    quantize: Annotated[
+        str,
+        typer.Option(
+            "--quantize",
+            metavar="NAMES",
+            help="Measure ours with int8 weights too: int8, int8-dynamic, or both with a comma between.",
+            show_default=False,
+        ),
+    ] = "",
     threads: ThreadsOption = None,
     device: DeviceOption = EncodeSettings.device,
     skip_transformers: SkipTransformersOption = False,
@@ -56,6 +65,7 @@ def encode(
     \b
     sam-variants benchmark encode --quick
     sam-variants benchmark encode --models mobile-sam --compile
+    sam-variants benchmark encode --models embedded --quantize int8,int8-dynamic
     sam-variants benchmark encode --models sam-vit-base,sam2.1-hiera-tiny --repeats 3 --json
     """
     settings = EncodeSettings(
@@ -63,6 +73,7 @@ def encode(
         image_size=image_size,
         repeats=repeats,
         compiled=compiled,
+        quantize=tuple(filter(None, quantize.split(","))),
         with_transformers=not skip_transformers,
         device=checked_device(device),
         threads=threads or os.cpu_count() or 1,

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -48,16 +54,52 @@ def report_benchmark(
     with torch_threads(settings.threads), Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"benchmark {name}", total=1.0)
         report = measure(settings, lambda share: progress.advance(task, share))
-    machine = {"machine": platform.machine(), "torch": torch.__version__, "transformers": version("transformers")}
-    report = {"benchmark": name, "seconds": round(time.perf_counter() - begin, 1), "versions": machine, **report}
+    seconds = round(time.perf_counter() - begin, 1)
+    report = {"benchmark": name, "seconds": seconds, **circumstances(settings.device), **report}
     if as_json:
         typer.echo(json.dumps(report))
         return
     out = Console()
-    facts = f"{report['seconds']:.0f} s on {settings.device} with {settings.threads} threads"
-    out.print(f"{facts}; torch {machine['torch']}, transformers {machine['transformers']}", markup=False)
+    out.print(circumstances_line(report), markup=False)
     for table in tables(report):
         out.print(table)
+
+
+def circumstances(device: str) -> dict[str, Any]:
+    """What numbers depend on besides the settings: the day, the command, the machine, and versions."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": shlex.join(["sam-variants", *arguments]),
+        "machine": {
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "accelerator": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
+        },
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def circumstances_line(report: dict[str, Any]) -> str:
+    """The same in words."""
+    machine, settings = report["machine"], report["settings"]
+    parts = [
+        report["date"],
+        f"{machine['processor']}, {machine['cores']} cores, {machine['instructions']}",
+        machine["accelerator"] or "",
+        f"{settings['threads']} threads on {settings['device']}",
+        ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
+        f"{report['seconds']:.0f} s in all",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def processor_name() -> str:
+    """What the processor is called, as far as the system tells."""
+    info = Path("/proc/cpuinfo")  # Linux, where platform.processor() is empty
+    found = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def read_counts(text: str, option: str) -> tuple[int, ...]:

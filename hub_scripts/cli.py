@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Annotated, Any
 
@@ -88,15 +89,8 @@ def load_command(name: str) -> Any:
         ValueError: when it needs a package that is not installed.
     """
     function = name.replace("-", "_")
-    try:
+    with missing_named(name):
         module = importlib.import_module(f"sam_variants.hub_scripts.{function}")
-    except ModuleNotFoundError as error:
-        if (error.name or "sam_variants").startswith("sam_variants"):
-            raise
-        extra = EXTRAS.get(name, "train")
-        raise ValueError(
-            f"{name} needs {error.name}, which is not installed: pip install 'sam-variants[{extra}]'"
-        ) from error
     found = getattr(module, function)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -104,19 +98,38 @@ def load_command(name: str) -> Any:
         found = single
     command = typer.main.get_command(found)
     for each in getattr(command, "commands", {name: command}).values():
-        each.callback = with_registration(each.callback)
+        each.callback = with_registration(each.callback, name)
     return command
 
 
-def with_registration(run: Callable[..., Any]) -> Callable[..., Any]:
+@contextmanager
+def missing_named(command: str) -> Iterator[None]:
+    """Say of a package that is not installed which extra brings it.
+
+    Raises:
+        ValueError: in place of the ModuleNotFoundError.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "sam_variants").startswith("sam_variants"):
+            raise
+        extra = EXTRAS.get(command, "train")
+        raise ValueError(
+            f"{command} needs {error.name}, which is not installed: pip install 'sam-variants[{extra}]'"
+        ) from error
+
+
+def with_registration(run: Callable[..., Any], command: str) -> Callable[..., Any]:
     """The same behind the registration, which `import sam_variants` leaves out in a command's process."""
 
     @wraps(run)
     def registered(*args: Any, **options: Any) -> Any:
-        from sam_variants.registration import register  # it imports every model
+        with missing_named(command):
+            from sam_variants.registration import register  # it imports every model
 
-        register()
-        return run(*args, **options)
+            register()
+            return run(*args, **options)
 
     return registered
 

@@ -5,22 +5,15 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
-from transformers.utils import logging
 
-from sam_variants.checkpoint_layouts.load_checkpoint import load_checkpoint
-from sam_variants.hub_scripts.evaluation_data import read_columns
-from sam_variants.modeling_sam_variants import SamVariantsModel
-from sam_variants.training.distillation import Distillation, DistillationSettings
-from sam_variants.training.embedding_shards import ImageSource
-from sam_variants.training.image_rows import open_images
-from sam_variants.training.mask_datasets import open_masks
-from sam_variants.training.student_config import STUDENT_SIZES, build_student
-from sam_variants.training.training_callbacks import duration
+from sam_variants.training.distillation_settings import STUDENT_SIZES, DistillationSettings
+
+if TYPE_CHECKING:
+    from sam_variants.training.embedding_shards import ImageSource
 
 DEFAULTS = DistillationSettings()
 
@@ -109,6 +102,15 @@ def distill(
     sam-variants distill photos --teacher facebook/sam2.1-hiera-large --student tiny-vit-11m --image-size 512 --out mine
     accelerate launch -m sam_variants.hub_scripts.cli distill photos --teacher …
     """
+    # Here, because they import PyTorch, for which --help should not wait.
+    import torch
+    from transformers.utils import logging
+
+    from sam_variants.checkpoint_layouts.load_checkpoint import load_checkpoint
+    from sam_variants.modeling_sam_variants import SamVariantsModel
+    from sam_variants.training.distillation import Distillation
+    from sam_variants.training.student_config import build_student
+
     logging.disable_progress_bar()
     settings = DistillationSettings(
         epochs=epochs,
@@ -156,6 +158,10 @@ def distill(
 
 def _open(data: str, split: str | None, columns: str | None, masks: bool) -> tuple[ImageSource, str]:
     """The images, and what was found, for people."""
+    from sam_variants.hub_scripts.evaluation_data import read_columns
+    from sam_variants.training.image_rows import open_images
+    from sam_variants.training.mask_datasets import open_masks
+
     wanted = read_columns(columns) or {}
     if masks:
         with_masks = open_masks(data, split=split, columns=wanted or None)
@@ -168,6 +174,8 @@ def _open(data: str, split: str | None, columns: str | None, masks: bool) -> tup
 
 def summary(report: dict[str, Any]) -> list[str]:
     """What came out, line by line, for people."""
+    from sam_variants.training.training_callbacks import duration
+
     sizes = [report[f"{who}_parameters"] / 1e6 for who in ("teacher", "student")]
     lines = [f"image encoder: {sizes[0]:.1f} M parameters → {sizes[1]:.1f} M"]
     lines += [f"note: {note}" for note in report["notes"]]

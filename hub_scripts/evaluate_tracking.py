@@ -9,28 +9,19 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.evaluation_facts import chosen_names, load_model, versions
-from sam_variants.hub_scripts.evaluation_protocol import ModelSegmenter
-from sam_variants.hub_scripts.synthetic_clips import HELD_OUT_SEEDS
-from sam_variants.hub_scripts.tracking_protocol import (
-    BoxTracker,
-    FlowTracker,
-    FrozenTracker,
-    SessionTracker,
-    Tracker,
-    held_out_clips,
-    measure_trackers,
-)
-from sam_variants.processing.processor_for import processor_for
+from sam_variants.hub_scripts.evaluation_defaults import HELD_OUT_SEEDS
+
+# At their places below, because they import PyTorch, for which --help should not wait.
+if TYPE_CHECKING:
+    from sam_variants.hub_scripts.tracking_protocol import Tracker
 
 METHODS = {"session": "session", "box": "box before", "flow": "optical flow", "frozen": "frozen mask"}
 COLUMNS = {"j_first": "1st frame", "j": "J", "j_visible": "visible", "j_reappeared": "came back", "j_absent": "absent"}
@@ -44,6 +35,11 @@ def build_trackers(
     Raises:
         ValueError, OSError: a checkpoint can't be read, or the session's is for images only.
     """
+    from sam_variants.hub_scripts.evaluation_facts import load_model
+    from sam_variants.hub_scripts.evaluation_protocol import ModelSegmenter
+    from sam_variants.hub_scripts.tracking_protocol import BoxTracker, FlowTracker, FrozenTracker, SessionTracker
+    from sam_variants.processing.processor_for import processor_for
+
     trackers: dict[str, Tracker] = {}
     about: dict[str, Any] = {}
     if "session" in methods:
@@ -101,6 +97,11 @@ def evaluate_tracking(
     json_file: Annotated[Path | None, typer.Option("--json", help="write settings and all numbers here")] = None,
 ) -> dict[str, Any]:
     """Measure tracking on unseen synthetic clips with one click per object on the first frame."""
+    import torch
+
+    from sam_variants.hub_scripts.evaluation_facts import chosen_names, versions
+    from sam_variants.hub_scripts.tracking_protocol import held_out_clips, measure_trackers
+
     names = chosen_names("methods", methods, tuple(METHODS))
     num_threads = threads or os.cpu_count() or 1
     settings = {

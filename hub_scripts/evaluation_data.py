@@ -14,15 +14,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from sam_variants.hub_scripts.evaluation_sets import (
+from sam_variants.hub_scripts.evaluation_defaults import (
+    BUILT_IN,
+    CELL,
+    COINS,
     FIRST_SEED,
+    HELD_OUT,
     MAX_OBJECTS,
     MIN_AREA,
     NUM_SCENES,
+    PHOTO_OBJECTS,
     SCENE_SIZE,
-    coins_photo,
-    held_out_scenes,
 )
+from sam_variants.hub_scripts.evaluation_sets import coins_photo, held_out_scenes
 from sam_variants.hub_scripts.photo_objects import cell_photo, photo_objects
 from sam_variants.training.masked_image import MaskedImage
 
@@ -113,11 +117,11 @@ def photo_set(
     return EvaluationSet(title, images, count, is_compared)
 
 
-BUILT_IN: dict[str, Callable[[SetOptions], EvaluationSet]] = {
-    "held_out": scene_set,
-    "coins": partial(photo_set, "Photo of coins", lambda: [coins_photo()], 1, True),
-    "photo_objects": partial(photo_set, "Objects in photos", photo_objects, 4, False),
-    "cell": partial(photo_set, "Photo of a cell", lambda: [cell_photo()], 1, False),
+MAKERS: dict[str, Callable[[SetOptions], EvaluationSet]] = {
+    HELD_OUT: scene_set,
+    COINS: partial(photo_set, "Photo of coins", lambda: [coins_photo()], 1, True),
+    PHOTO_OBJECTS: partial(photo_set, "Objects in photos", photo_objects, 4, False),
+    CELL: partial(photo_set, "Photo of a cell", lambda: [cell_photo()], 1, False),
 }
 
 
@@ -141,7 +145,7 @@ def built_in_sets(names: str, options: SetOptions) -> dict[str, EvaluationSet]:
     chosen = [name.strip() for name in names.split(",")]
     if not set(chosen) <= set(BUILT_IN):
         raise ValueError(f"sets={names!r} is not allowed; give some of {','.join(BUILT_IN)}, with commas between")
-    return {name: first_images(make(options), options.max_images) for name, make in BUILT_IN.items() if name in chosen}
+    return {name: first_images(make(options), options.max_images) for name, make in MAKERS.items() if name in chosen}
 
 
 def first_images(found: EvaluationSet, count: int | None) -> EvaluationSet:

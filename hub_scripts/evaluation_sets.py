@@ -7,15 +7,10 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from sam_variants.hub_scripts.evaluation_defaults import MAX_OBJECTS, MIN_AREA, SCENE_SIZE
 from sam_variants.hub_scripts.synthetic_scenes import make_scene
 from sam_variants.training.masked_image import MaskedImage
 
-NUM_SCENES = 100
-SCENE_SIZE = 256
-"""Side of a held-out scene in pixels."""
-FIRST_SEED = 1_000_000
-MAX_OBJECTS = 8
-MIN_AREA = 0.002
 NUM_COINS = 24
 # Gray levels above the background around. Otsu's 60 cuts off the dark rims; from 30 to 40 the outlines hardly move.
 COIN_CONTRAST = 32

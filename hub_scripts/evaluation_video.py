@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from sam_variants.hub_scripts.evaluation_data import Source
-from sam_variants.hub_scripts.evaluation_sets import MIN_AREA
+from sam_variants.hub_scripts.evaluation_defaults import MIN_AREA
 from sam_variants.hub_scripts.synthetic_clips import Clip
 from sam_variants.hub_scripts.tracking_protocol import SessionTracker, TrackScores, held_out_clips, measure_tracker
 from sam_variants.modeling_sam_variants import SamVariantsModel

@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.everything_run import EverythingRun
 from sam_variants.hub_scripts.generation_options import (
     BoxNmsThreshOption,
     CropNLayersOption,
@@ -32,7 +30,6 @@ from sam_variants.hub_scripts.generation_options import (
     UseM2mOption,
     given_generation,
 )
-from sam_variants.hub_scripts.image_sources import find_images
 from sam_variants.hub_scripts.model_options import (
     DeviceOption,
     Dtype,
@@ -44,9 +41,6 @@ from sam_variants.hub_scripts.model_options import (
     load_model,
 )
 from sam_variants.hub_scripts.segment import Clock, make_folder
-from sam_variants.mask_generation_arguments import read_bytes
-from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline
-from sam_variants.pipeline_base import pipeline_for
 
 # A longer table of images tells a person nothing.
 LONGEST_TABLE = 20
@@ -99,6 +93,15 @@ def everything(
     photo.coco.json, and for all images together the COCO dataset instances.json. A second image of the same name is
     called photo_2.
     """
+    # Here, because they import PyTorch, for which --help should not wait.
+    import torch
+
+    from sam_variants.hub_scripts.everything_run import EverythingRun
+    from sam_variants.hub_scripts.image_sources import find_images
+    from sam_variants.mask_generation_arguments import read_bytes
+    from sam_variants.mask_generation_pipeline import SamVariantsMaskGenerationPipeline
+    from sam_variants.pipeline_base import pipeline_for
+
     settings = given_generation(locals()) | ({} if max_memory is None else {"max_memory": max_memory})
     read_bytes("max_memory", max_memory)
     console, clock = Console(stderr=True), Clock()

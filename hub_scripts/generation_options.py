@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from sam_variants.mask_generation.options import MaskGenerationOptions
-from sam_variants.mask_generation_arguments import read_settings
 
 
 def shown(option: str) -> str:
@@ -82,6 +81,9 @@ def given_generation(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: for a value that can't be, naming the option.
     """
+    # Here, because it imports PyTorch, for which --help should not wait.
+    from sam_variants.mask_generation_arguments import read_settings
+
     found = {name: arguments[name] for name in GENERATION_OPTIONS if arguments[name] != OFF.get(name)}
     read_settings(found, {})
     return found

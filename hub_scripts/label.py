@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from PIL import Image
 from rich.console import Console
 
 from sam_variants.hub_scripts.generation_options import (
@@ -31,7 +30,6 @@ from sam_variants.hub_scripts.generation_options import (
     UseM2mOption,
     given_generation,
 )
-from sam_variants.hub_scripts.label_command import LabelChoices, LabelCommand, print_summary
 from sam_variants.hub_scripts.model_options import (
     DeviceOption,
     Dtype,
@@ -209,6 +207,11 @@ def label(
     The exit code is 0 when all is done, also when some images failed, but not when all of them did; 130 after Ctrl+C
     and 143 after SIGTERM.
     """
+    # Here, because they import PyTorch, for which --help should not wait.
+    from PIL import Image
+
+    from sam_variants.hub_scripts.label_command import LabelChoices, LabelCommand, print_summary
+
     generation = given_generation(locals())
     prompted = boxes_column is not None or points_column is not None
     choices = LabelChoices(

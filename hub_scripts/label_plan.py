@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sam_variants.hub_scripts.benchmark_tables import MISSING, new_table
 from sam_variants.labeling.spot_simulation import Journal, Sharing, SpotOutcome, SpotPlan, simulate
 
 HOUR, MINUTE, DAY = 3600.0, 60.0, 86400.0
@@ -201,6 +200,9 @@ def output_report(plan: SpotPlan, bytes_per_image: float, bytes_per_label: float
 
 def runs_table(report: dict[str, Any]) -> Table:
     """A column per simulated run."""
+    # Here, because it imports PyTorch, for which --help should not wait.
+    from sam_variants.hub_scripts.benchmark_tables import new_table
+
     plan, runs = report["plan"], report["runs"]
     table = new_table(
         f"{plan['images']:,} images on {plan['machines']:,} machine{'s' * (plan['machines'] != 1)}",
@@ -216,6 +218,8 @@ def runs_table(report: dict[str, Any]) -> Table:
 
 def run_cells(run: dict[str, Any]) -> list[str]:
     """What the table shows of a run, in the order of `ROWS`."""
+    from sam_variants.hub_scripts.benchmark_tables import MISSING
+
     if run["wall_hours"] is None:
         return ["would not end", *[MISSING] * (len(ROWS) - 1)]
     return [
@@ -230,6 +234,8 @@ def run_cells(run: dict[str, Any]) -> list[str]:
 
 def output_table(output: dict[str, Any]) -> Table:
     """Shards, files, bytes."""
+    from sam_variants.hub_scripts.benchmark_tables import new_table
+
     table = new_table("the dataset", "", "")
     table.add_row("shards", f"{output['shards']:,}")
     table.add_row("files", f"{output['files']:,}")

@@ -10,12 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from huggingface_hub import HfApi, constants
-
-from sam_variants.hub.push_folder import push_folder
-from sam_variants.hub.remote_repo import PushError, find_repo
-from sam_variants.hub.repo_files import CARD_FILE
-from sam_variants.hub_scripts.push import as_values, show
 
 PACKAGE = "sam_variants"
 SPACE = "spaces_demo"
@@ -61,6 +55,10 @@ def push_space(
     sam-variants push-space me/segment-anything --dry-run
     sam-variants push-space me/segment-anything --private
     """
+    # Here, because they import PyTorch, for which --help should not wait.
+    from sam_variants.hub.push_folder import push_folder
+    from sam_variants.hub_scripts.push_run import as_values, show
+
     with tempfile.TemporaryDirectory() as scratch:
         staged = Path(scratch) / "space"
         write_space(staged, folder, with_owner(repo_id))
@@ -84,6 +82,10 @@ def push_space(
 
 def with_owner(repo_id: str) -> str | None:
     """The name of a Space with its owner; None where that can't be found out, of which `push_folder` says why."""
+    from huggingface_hub import HfApi
+
+    from sam_variants.hub.remote_repo import PushError, find_repo
+
     try:
         return repo_id if "/" in repo_id else find_repo(HfApi(), repo_id, "space").repo_id
     except PushError:
@@ -101,6 +103,8 @@ def write_space(target: Path, folder: Path | None = None, repo_id: str | None = 
     Raises:
         ValueError: when the folder is no Space.
     """
+    from sam_variants.hub.repo_files import CARD_FILE
+
     if folder is None:
         target.mkdir()
         for name in ROOT_FILES:
@@ -128,6 +132,8 @@ def write_space(target: Path, folder: Path | None = None, repo_id: str | None = 
 
 def name_thumbnail(card: Path, repo_id: str) -> None:
     """Replace the thumbnail's file name in a card's settings by the address that the Hub wants."""
+    from huggingface_hub import constants
+
     address = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main/{THUMBNAIL}"
     text = card.read_text(encoding="utf-8")
     card.write_text(text.replace(f"\nthumbnail: {THUMBNAIL}\n", f"\nthumbnail: {address}\n", 1), encoding="utf-8")

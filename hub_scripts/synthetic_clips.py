@@ -15,14 +15,13 @@ import numpy as np
 
 from sam_variants.hub_scripts.clip_casting import Director, paint_set
 from sam_variants.hub_scripts.clip_painting import random_exposure, shoot
+from sam_variants.hub_scripts.evaluation_defaults import HELD_OUT_SEEDS
 from sam_variants.hub_scripts.scene_motion import camera_path
 from sam_variants.hub_scripts.scene_textures import PHOTOS, check_texture_set, texture_bank
 
 MIN_SIZE, MAX_SIZE = 32, 1024
 MAX_FRAMES = 2000
 MIN_FIRST_AREA = 0.004
-HELD_OUT_SEEDS = 1_000_000_000
-"""Seeds from here on are for evaluations; `clip_stream` draws only from below."""
 
 CLIP_STREAM = 0x636C6970  # where still scenes have their difficulty times a million, which is never as large
 

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from sam_variants.hub_scripts.evaluation_defaults import HELD_OUT_SEEDS
 from sam_variants.hub_scripts.evaluation_protocol import Segmenter, tight_box
-from sam_variants.hub_scripts.synthetic_clips import HELD_OUT_SEEDS, Clip, synthetic_clip
+from sam_variants.hub_scripts.synthetic_clips import Clip, synthetic_clip
 from sam_variants.training.mask_metrics import region_and_boundary
 from sam_variants.training.prompt_simulation import central_click
 

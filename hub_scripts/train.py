@@ -6,14 +6,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from sam_variants.hub_scripts.cli import one_line
-from sam_variants.hub_scripts.evaluation_data import read_columns
-from sam_variants.hub_scripts.train_data import DataOptions
-from sam_variants.hub_scripts.train_run import Choices, train_on_clips, train_on_images
-from sam_variants.training.mask_training import RunOptions
 
 NUM_GPU_WORKERS = 4
 # Of a clip, where nothing is said.
@@ -113,6 +108,14 @@ def train(
     torchrun --nproc-per-node 2 --no-python sam-variants train photos --out trained
     accelerate launch -m sam_variants.hub_scripts.train photos --out trained
     """
+    # Here, because they import PyTorch, for which --help should not wait.
+    import torch
+
+    from sam_variants.hub_scripts.evaluation_data import read_columns
+    from sam_variants.hub_scripts.train_data import DataOptions
+    from sam_variants.hub_scripts.train_run import Choices, train_on_clips, train_on_images
+    from sam_variants.training.mask_training import RunOptions
+
     if out is None and not dry_run:
         raise typer.BadParameter("--out is missing: name a new folder for the checkpoint")
     if not video and (parts or frames):

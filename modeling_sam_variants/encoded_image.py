@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sam_variants.decoders.image_side import ImageSide
+from sam_variants.layers.sending import sent
 from sam_variants.layers.token_linear import is_untouched
 from sam_variants.mask_generation.encoded_crop import Candidates
 from sam_variants.mask_regions import clean_masks
@@ -106,7 +107,7 @@ class EncodedImage:
     def _point_inputs(self, points: np.ndarray) -> dict[str, Tensor]:
         """The model's arguments for K objects of one point each."""
         scaled = apply_coords(np.asarray(points, dtype=np.float64), self.geometry.size, self._reshaped_size)
-        tensor = torch.from_numpy(scaled).float().to(self._embedding.device)[None, :, None]
+        tensor = sent(torch.from_numpy(scaled).float(), self._embedding.device)[None, :, None]
         return {"input_points": tensor, "input_labels": torch.ones_like(tensor[..., 0], dtype=torch.long)}
 
     def _decode_folded(
@@ -125,7 +126,7 @@ class EncodedImage:
         found = []
         for group, answers in self._side.answer_groups(tokens):
             chosen = slice(1, None) if multimask_output else slice(0, 1)
-            scores = answers.iou_scores[:, chosen].float()
+            scores = answers.iou_scores[:, chosen].float().cpu()  # the one wait of a group: all choices are made here
             is_kept = self._is_kept(scores, score_threshold)
             prompts, masks = is_kept.nonzero(as_tuple=True)
             logits = self._side.upscale(answers, prompts, masks + chosen.start)
@@ -145,18 +146,19 @@ class EncodedImage:
             outputs: Any = self._model(
                 image_embeddings=[*self._skips, self._embedding], multimask_output=multimask_output, **chunk
             )
-            scores = outputs.iou_scores[0].float()
+            scores = outputs.iou_scores[0].float().cpu()
             is_kept = self._is_kept(scores, score_threshold)
-            prompts = is_kept.nonzero(as_tuple=True)[0]
-            found.append((prompts + start, scores[is_kept], outputs.pred_masks[0][is_kept]))
+            prompts, masks = is_kept.nonzero(as_tuple=True)
+            logits = outputs.pred_masks[0]
+            places = sent(prompts, logits.device), sent(masks, logits.device)
+            found.append((prompts + start, scores[is_kept], logits[places]))
         return self._candidates(found)
 
     def _is_kept(self, scores: Tensor, threshold: float | None) -> Tensor:
         # NaN is above no threshold: without this, broken weights would look like an image without masks.
         if scores.isnan().any():
-            raise ValueError(
-                f"the model's scores are NaN: its weights hold NaN or infinity, or overflow in {self._model.dtype}"
-            )
+            dtype = self._model.image_encoder.dtype
+            raise ValueError(f"the model's scores are NaN: its weights hold NaN or infinity, or overflow in {dtype}")
         return torch.ones_like(scores, dtype=torch.bool) if threshold is None else scores > threshold
 
     def _candidates(self, found: list[tuple[Tensor, Tensor, Tensor]]) -> Candidates:
@@ -188,7 +190,7 @@ def encode_images(
     batch = image_processor(images=list(images), return_tensors="pt")
     with evaluating(model):
         # The encoder may work in another precision than the rest, see `encode_in`.
-        encoded = model.get_image_embeddings(batch["pixel_values"].to(model.device, model.image_encoder.dtype))
+        encoded = model.get_image_embeddings(sent(batch["pixel_values"], model.device, model.image_encoder.dtype))
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and accelerator.type == model.device.type:
         torch.accelerator.synchronize(model.device)  # or else the time of encoding shows up as that of the decoder

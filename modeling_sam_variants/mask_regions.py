@@ -47,7 +47,7 @@ def fill_holes(logits: Tensor, max_area: int, value: float = 0.1) -> Tensor:
     if max_area <= 0:
         return logits
     areas = region_areas(logits <= 0)
-    return torch.where((areas > 0) & (areas <= max_area), logits.new_tensor(value), logits)
+    return torch.where((areas > 0) & (areas <= max_area), value, logits)
 
 
 def clean_masks(
@@ -70,5 +70,5 @@ def clean_masks(
     ):
         if max_area > 0:
             areas = region_areas(masks)
-            cleaned = torch.where((areas > 0) & (areas <= max_area), logits.new_tensor(value), cleaned)
+            cleaned = torch.where((areas > 0) & (areas <= max_area), value, cleaned)
     return cleaned

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -119,9 +118,7 @@ class MemoryNeeds:
         fake, counted = FakeTensorMode(allow_non_fake_inputs=True), CountedMemory()
         with FakeCopyMode(fake):
             hollow = copy.deepcopy(model)  # whatever it remembers of this run is gone with it
-        with fake, warnings.catch_warnings():
-            # An encoder that remembers what it made of its weights asks where they lie.
-            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        with fake:
             pixels = torch.empty(count, 3, *self.input_size, dtype=model.image_encoder.dtype, device=model.device)
             with counted:
                 encoded = hollow.get_image_embeddings(pixels)

@@ -17,7 +17,7 @@ from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.losses import segmentation_loss
 from sam_variants.outputs import ImageEncoderOutput, SamVariantsOutput
 from sam_variants.pretrained_part import IMAGE_PARTS, PretrainedPart, other_parts
-from sam_variants.prompt_checks import check_prompts
+from sam_variants.prompt_checks import check_padding, check_prompts
 
 
 class SamVariantsModel(PretrainedPart):
@@ -86,14 +86,23 @@ class SamVariantsModel(PretrainedPart):
 
     def _encode(self, pixel_values: Tensor, **kwargs: Any) -> ImageEncoderOutput:
         """What the image encoder says of images, whose padding may be left out if the configuration says so."""
+        check_padding(pixel_values, self.config)
         if not self.config.pad_input:
             kwargs["frame_size"] = (self.config.image_size, self.config.image_size)
+        if isinstance(pixel_values, Tensor) and pixel_values.is_floating_point():
+            pixel_values = pixel_values.to(self.image_encoder.dtype)  # see `encode_in`
         return self.image_encoder(pixel_values, **kwargs)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of prompts and masks; that of the image encoder may be another, see `encode_in`."""
+        return self.mask_decoder.dtype
 
     def encode_in(self, dtype: torch.dtype) -> Self:
         """Let the image encoder work in another precision; prompts, mask decoder and memory keep theirs.
 
         Masks hardly notice bfloat16 there, where nearly all of the work is done once per image, but do in the decoder.
+        Images may come as they are. A saved model is loaded in the decoder's precision, the encoder's values rounded.
 
         Args:
             dtype: for example `torch.bfloat16`.

@@ -13,6 +13,7 @@ from sam_variants.decoders.mask_decoder import DecodedMasks
 from sam_variants.decoders.prompt_encoder import NOT_A_POINT_LABEL
 from sam_variants.layers.mlp import MLP
 from sam_variants.layers.position_embedding_sine import PositionEmbeddingSine, sine_encoding_1d
+from sam_variants.layers.sending import sent
 from sam_variants.memory.memory_attention import MemoryAttention
 from sam_variants.memory.memory_bank import MemoryRules, Selection
 from sam_variants.memory.memory_encoder import MemoryEncoder
@@ -151,7 +152,8 @@ class SamVariantsVideoModel(VideoModelNames, SamVariantsModel):
         place = self.memory_encoder.position_encoding(embedding)[0].flatten(1).T
         # The last row belongs to conditioning frames, the first to the frame before.
         slots = [(age or self.config.num_maskmem) - 1 for age, _ in selection.memories]
-        return (place + self.maskmem_tpos_enc[slots, 0]).flatten(0, 1)
+        ages = torch.stack([self.maskmem_tpos_enc[slot, 0] for slot in slots])  # a list as an index would be waited for
+        return (place + ages).flatten(0, 1)
 
     def _pointer_tokens(
         self, selections: Sequence[Selection], embedding: Tensor, num_frames: int | None
@@ -166,7 +168,10 @@ class SamVariantsVideoModel(VideoModelNames, SamVariantsModel):
         if not self.config.add_tpos_enc_to_obj_ptrs:
             tokens = tokens.flatten(1, 2)
             return tokens, torch.zeros_like(tokens)
-        distances = embedding.new_tensor([[distance for distance, _ in s.pointers] for s in selections])
+        distances = torch.tensor(
+            [[distance for distance, _ in s.pointers] for s in selections], dtype=embedding.dtype, device="cpu"
+        )
+        distances = sent(distances, embedding.device)
         longest = max(self.max_pointers(num_frames) - 1, 1)
         width = pointers.shape[-1] if self.config.proj_tpos_enc_in_obj_ptrs else memory_width
         encoded = self.obj_ptr_tpos_proj(sine_encoding_1d(distances / longest, width).to(embedding.dtype))
@@ -223,7 +228,7 @@ class SamVariantsVideoModel(VideoModelNames, SamVariantsModel):
         """The candidate of each object with the highest predicted IoU."""
         scores = decoded.object_score_logits
         is_visible = scores > 0
-        masks = torch.where(is_visible[..., None, None], decoded.masks, decoded.masks.new_tensor(ABSENT_LOGIT))
+        masks = torch.where(is_visible[..., None, None], decoded.masks, ABSENT_LOGIT)
         best = decoded.iou_scores.argmax(dim=1, keepdim=True)
         token = decoded.object_tokens
         if token.shape[1] > 1:

@@ -58,7 +58,7 @@ class PretrainedPart(PreTrainedModel):
     input_modalities = ("image",)  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _is_fused = False
+    _has_folded_norms = False
     _saved_variant: str | None = None
 
     def post_init(self) -> None:
@@ -107,15 +107,34 @@ class PretrainedPart(PreTrainedModel):
 
         Returns:
             The model itself, in eval mode.
+
+        Raises:
+            ValueError: for a convolution that holds an adapter, and for weights that are not in memory (offloaded, or
+                on the meta device); the model stays as it was.
         """
+        folded = [
+            (parent, name, child)
+            for parent in self.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, Conv2d_BN)
+        ]
+        for _, name, child in folded:
+            if not isinstance(child.c, nn.Conv2d):
+                raise ValueError(f"the convolution of {name!r} is a {type(child.c).__name__}: merge its adapter first")
+            if child.c.weight.is_meta:
+                raise ValueError(f"the weights of {name!r} are not in memory: fuse the model before it is offloaded")
         self.eval()
-        for parent in list(self.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, Conv2d_BN):
-                    setattr(parent, name, child.fuse())
-            if isinstance(parent, PretrainedPart):
-                parent._is_fused = True
+        for parent, name, child in folded:
+            setattr(parent, name, child.fuse())
+        for module in self.modules():
+            if isinstance(module, PretrainedPart):
+                module._has_folded_norms = True
         return self
+
+    @property
+    def _is_fused(self) -> bool:
+        """Whether this model, or a part of it, was fused."""
+        return any(getattr(module, "_has_folded_norms", False) for module in self.modules())
 
     def train(self, mode: bool = True) -> Self:
         if mode and self._is_fused:

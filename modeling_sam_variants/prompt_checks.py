@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -55,6 +57,30 @@ def check_prompts(prompts: dict[str, Tensor | None], num_images: int) -> int | N
     if not torch.compiler.is_compiling():
         _check_values(given)
     return first
+
+
+def check_padding(pixel_values: Any, config: Any) -> None:
+    """Refuse images whose padding was left out where the model counts on it: their positions would be stretched.
+
+    They are as long as the model's input and narrower. Other sizes are taken for what they are. Nothing is looked at
+    while the model is compiled or exported, which would tie the graph to these sizes.
+
+    Args:
+        pixel_values: B×C×H×W; anything else is left to the image encoder.
+        config: of the whole model.
+
+    Raises:
+        ValueError: naming the shape, and what to load or prepare otherwise.
+    """
+    if not config.pad_input or not config.vision_config.pads_images or torch.compiler.is_compiling():
+        return
+    shape = tuple(getattr(pixel_values, "shape", ()))
+    fits = len(shape) == 4 and not any(side == 0 or side % config.vision_config.stride for side in shape[2:])
+    if fits and min(shape[2:]) < max(shape[2:]) == config.image_size:
+        raise ValueError(
+            f"pixel_values has shape {shape}, without the padding to {config.image_size}×{config.image_size} that the "
+            "model counts on: make them without pad_to_multiple_of, or load the model with pad_input=False"
+        )
 
 
 def _check_values(given: dict[str, Tensor]) -> None:

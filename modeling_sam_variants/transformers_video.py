@@ -74,9 +74,9 @@ class NamedTracker(VideoSession):
         return VideoFrameOutput(
             object_ids=fields["object_ids"],
             pred_masks=logits[:, None],
-            object_score_logits=logits.new_tensor(fields["object_score_logits"])[:, None],
+            object_score_logits=fields["object_score_logits"].to(logits)[:, None],
             frame_idx=index,
-            iou_scores=logits.new_tensor(fields["scores"])[:, None],
+            iou_scores=fields["scores"].to(logits)[:, None],
         )
 
 

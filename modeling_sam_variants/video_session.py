@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from sam_variants.layers.sending import sent
 from sam_variants.mask_storage import upsample_logits
 from sam_variants.memory.memory_bank import MemoryBank
 from sam_variants.pretrained_part import evaluating
@@ -187,7 +188,7 @@ class VideoSession(AbstractContextManager):
         waiting = [(prompt, self._prepare(prompt, prepared.size)) for prompt in self._waiting.get(index, [])]
         with torch.no_grad(), evaluating(self.model):
             self._remember_pending()
-            pixel_values = prepared.pixel_values.to(self.model.device, self.model.image_encoder.dtype)
+            pixel_values = sent(prepared.pixel_values, self.model.device, self.model.image_encoder.dtype)
             self._frames[index] = self.model.encode_frame(pixel_values)
             self.frame_index, self.frame_size = index, prepared.size
             self._waiting.pop(index, None)
@@ -336,13 +337,15 @@ class VideoSession(AbstractContextManager):
         height, width = (4 * side for side in self._frames[index].embedding.shape[-2:])
         records = [tracked.record(index) for tracked in self._objects.values()]
         logits = torch.full((len(records), height, width), UNKNOWN_LOGIT, device=self.model.device)
-        scores, object_scores = [], []
-        for number, record in enumerate(records):
-            if record is not None:
+        scores = torch.tensor([0.0, UNKNOWN_SCORE]).repeat(len(records), 1)
+        known = [(number, record) for number, record in enumerate(records) if record is not None]
+        if known:
+            for number, record in known:
                 logits[number] = record.mask_logits.float()
-            scores.append(0.0 if record is None else float(record.iou_score))
-            object_scores.append(UNKNOWN_SCORE if record is None else float(record.object_score_logit))
-        return self._masks(logits, index, scores=scores, object_score_logits=object_scores, object_ids=self.object_ids)
+            found = torch.stack([torch.stack([one.iou_score, one.object_score_logit]) for _, one in known])
+            scores[[number for number, _ in known]] = found.float().cpu()
+        fields = {"scores": scores[:, 0], "object_score_logits": scores[:, 1], "object_ids": self.object_ids}
+        return self._masks(logits, index, **fields)
 
     def _masks(self, logits: Tensor, index: int, **fields: Any) -> Masks:
         image_processor = self.processor.image_processor

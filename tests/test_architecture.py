@@ -67,7 +67,7 @@ ROOMS = {
     ),
     "tracked_objects": Room({"torch"}, {"mask_regions", "memory"}),
     "video_session": Room(
-        ARRAYS, {"mask_storage", "memory", "pretrained_part", "processing", "results", "tracked_objects"}
+        ARRAYS, {"layers", "mask_storage", "memory", "pretrained_part", "processing", "results", "tracked_objects"}
     ),
     "transformers_video": Room(
         ARRAYS | {"transformers"}, {"outputs", "pretrained_part", "processing", "tracked_objects", "video_session"}

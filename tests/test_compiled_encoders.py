@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sam_variants.layers import re_attention, token_linear
-from sam_variants.layers.compiled_operators import FUSED_DTYPES
+from sam_variants.layers.compiled_operators import FUSED_DTYPES, _convolution_operator, _linear_operator
 from sam_variants.layers.fused_convolution import activated_in_place, convolved
 from sam_variants.layers.tiny_vit_attention import TinyMLP
+from sam_variants.layers.tiny_vit_convolutions import map_to_tokens, tokens_to_map
 from sam_variants.layers.token_linear import TokenLinear, activated
 from tests.tiny import TINY_VISION, tiny_model
 
@@ -52,6 +53,31 @@ def test_a_fused_convolution_is_its_modules(case: str, act: Any) -> None:
         expected = plain if activation is None else activation(plain)
         torch.testing.assert_close(convolved(convolution, x, activation), expected, atol=1e-5, rtol=1e-5)
         assert torch.equal(x, kept)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("size", [(3, 4), (1, 4), (1, 1)])
+def test_operators_keep_what_they_promise_a_compiler(batch: int, size: tuple[int, int]) -> None:
+    """Shapes and strides of results, also for a single map with an odd stride between samples."""
+    tokens, weight = torch.randn(batch, size[0] * size[1], 8), torch.randn(6, 8, 3, 3)
+    for x in (tokens_to_map(tokens, size), tokens.transpose(1, 2).unflatten(2, size)):
+        arguments = (x, weight, None, [1, 1], [1, 1], [1, 1], 1, "gelu")
+        torch.library.opcheck(_convolution_operator, arguments, test_utils=("test_schema", "test_faketensor"))
+    arguments = (tokens.transpose(0, 1), torch.randn(5, 8), None, "gelu")
+    torch.library.opcheck(_linear_operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 2])
+def test_maps_of_tokens_stay_channels_last_without_copies(batch: int) -> None:
+    convolution, tokens = nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.randn(batch, 12, 8)
+    found = convolved(convolution, tokens_to_map(tokens, (3, 4)))
+    assert tokens_to_map(tokens, (3, 4)).data_ptr() == tokens.data_ptr()
+    assert map_to_tokens(found).is_contiguous()
+    assert torch.ops.mkldnn._convolution_pointwise(
+        tokens_to_map(tokens, (3, 4)), convolution.weight, None, [1, 1], [1, 1], [1, 1], 8, "none", [], "none"
+    ).is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

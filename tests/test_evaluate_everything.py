@@ -11,19 +11,18 @@ import pytest
 from tiny import save_tiny
 from typer.testing import CliRunner
 
-from sam_variants.hub_scripts import cli, evaluate_everything
-from sam_variants.hub_scripts.evaluate_everything import (
-    DECODE,
-    ENCODE,
+from sam_variants.hub_scripts import cli, evaluation_presets, evaluation_sets
+from sam_variants.hub_scripts.evaluation_presets import (
     FAST,
     FULL,
+    PHOTOS,
     PresetScores,
     measure_presets,
     photos,
     presets_table,
 )
 from sam_variants.mask_codecs import encode_mask
-from sam_variants.mask_generation.time_split import TimeSplit
+from sam_variants.mask_generation.time_split import DECODE, ENCODE, TimeSplit
 from sam_variants.results import Masks
 from sam_variants.training.masked_image import MaskedImage
 
@@ -86,14 +85,14 @@ def test_without_masks_and_without_objects() -> None:
 def test_photos_have_no_known_objects() -> None:
     pytest.importorskip("skimage")
     found = list(photos())
-    assert len(found) == len(evaluate_everything.PHOTOS)
+    assert len(found) == len(PHOTOS)
     assert all(len(photo.masks) == 0 and photo.image.shape[2] == 3 for photo in found)
 
 
 def test_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(evaluate_everything, "held_out_scenes", lambda count, seed, size: [example()] * count)
-    monkeypatch.setattr(evaluate_everything, "coins_photo", example)
-    monkeypatch.setattr(evaluate_everything, "photos", lambda: [example(OBJECTS[:0])])
+    monkeypatch.setattr(evaluation_sets, "held_out_scenes", lambda count, seed, size: [example()] * count)
+    monkeypatch.setattr(evaluation_sets, "coins_photo", example)
+    monkeypatch.setattr(evaluation_presets, "photos", lambda: [example(OBJECTS[:0])])
     folder = save_tiny(tmp_path / "model")
     arguments = ["--model", folder, "--scenes", 2, "--points-per-side", 4, "--pred-iou-thresh", -1, "--threads", 1]
     options = ["--stability-score-thresh", 0, "--json", tmp_path / "new" / "report.json"]

@@ -15,10 +15,11 @@ from tiny import save_tiny
 
 pytest.importorskip("skimage")
 
-from sam_variants.hub_scripts import evaluate_tracking as evaluate_module
+from sam_variants.hub_scripts import evaluation_facts
 from sam_variants.hub_scripts.evaluate_tracking import METHODS, evaluate_tracking
+from sam_variants.hub_scripts.evaluation_defaults import HELD_OUT_SEEDS
 from sam_variants.hub_scripts.evaluation_facts import chosen_names
-from sam_variants.hub_scripts.synthetic_clips import HELD_OUT_SEEDS, Clip, synthetic_clip
+from sam_variants.hub_scripts.synthetic_clips import Clip, synthetic_clip
 from sam_variants.hub_scripts.tracking_protocol import (
     BoxTracker,
     FlowTracker,
@@ -298,14 +299,14 @@ def test_the_whole_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_session_is_measured_beside_the_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = str(save_tiny(tmp_path / "model"))
     clip = synthetic_clip(HELD_OUT_SEEDS, 3, 64, "held_out")
-    load = evaluate_module.load_model
+    load = evaluation_facts.load_model
 
     def load_with_session(path: str, image_size: int | None) -> tuple[Any, dict[str, Any]]:
         model, about = load(path, image_size)
         model.start_session = lambda processor: FakeSession(clip)
         return model, about
 
-    monkeypatch.setattr(evaluate_module, "load_model", load_with_session)
+    monkeypatch.setattr(evaluation_facts, "load_model", load_with_session)
     report = evaluate_tracking(
         checkpoint, checkpoint, methods="session,frozen", clips=1, frames=3, size=64, image_size=96, threads=1
     )

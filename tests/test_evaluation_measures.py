@@ -234,7 +234,7 @@ def test_what_could_not_be_written_or_compared_is_said_first(tmp_path: Path, mon
     def too_late(*arguments: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("sam_variants.hub_scripts.evaluate.load_model", too_late)
+    monkeypatch.setattr("sam_variants.hub_scripts.evaluation_facts.load_model", too_late)
     given: dict[str, Any] = {"sets": "cell", "plots": tmp_path / "plots", "threads": 1}
     with pytest.raises(OSError, match=r"none\.json"):
         evaluate(**given, compare=tmp_path / "none.json")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model
+from tiny import save_tiny, tiny_model
 from torch import Tensor
+from transformers import AutoModel
 
 from sam_variants.checkpoint_layouts import load_checkpoint as loading
 from sam_variants.checkpoint_layouts import mapped_tensors
 from sam_variants.checkpoint_layouts.mapped_tensors import is_mapped, own_memory, parts_of
+from sam_variants.decoders.mask_decoder import MaskDecoder
 
 
 @pytest.fixture
@@ -89,3 +92,114 @@ def test_load_checkpoint_copies_in_parts(suffix: str, tmp_path: Path, monkeypatc
     loaded = loading.load_checkpoint(path, preset=model.config).state_dict()
     assert 5 < len(reads) < 30
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+def save_anew(folder: Path) -> None:
+    """Replaces the file, as `save_pretrained` does."""
+    path = folder / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+
+
+def save_shards(folder: Path) -> None:
+    tiny_model("vit").save_pretrained(folder, max_shard_size="20KB")
+
+
+def overwrite(folder: Path) -> None:
+    """Writes into the file itself."""
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-1000, 2)
+        file.write(b"\x01" * 1000)
+
+
+def delete(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("reads_before", [1, 4])
+@pytest.mark.parametrize("change", [save_anew, overwrite])
+def test_weights_that_are_written_meanwhile_are_not_mixed(
+    change: Callable[[Path], None], reads_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, reads = save_tiny(tmp_path / "model", "vit"), []
+
+    def read(folder: Path) -> dict[str, Tensor]:
+        reads.append(folder)
+        tensors = original(folder)
+        if len(reads) == reads_before:
+            change(folder)
+        return tensors
+
+    original = loading.read_weights_folder
+    monkeypatch.setattr(loading, "read_weights_folder", read)
+    monkeypatch.setattr(mapped_tensors, "SMALLEST_PART", 1)
+    with pytest.raises(OSError, match=r"changed while it was read, and nothing was loaded"):
+        loading.load_checkpoint(folder)
+    assert len(reads) == reads_before
+    assert loading.load_checkpoint(folder)
+
+
+def test_the_last_part_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, copied = save_tiny(tmp_path / "model", "vit"), mapped_tensors.copies_of
+
+    def copy_late(*arguments: object) -> dict[str, Tensor]:
+        overwrite(folder)
+        return copied(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(mapped_tensors, "copies_of", copy_late)
+    with pytest.raises(OSError, match="changed while it was read"):
+        loading.load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_only_the_weights_that_are_read_have_to_stay(
+    sharded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that a training goes on with has other files."""
+    folder, original = save_tiny(tmp_path / "model", "vit"), loading.read_weights_folder
+    if sharded:
+        save_shards(folder)
+
+    def read(folder: Path) -> dict[str, Tensor]:
+        torch.save({}, folder / "optimizer.pt")
+        return original(folder)
+
+    monkeypatch.setattr(loading, "read_weights_folder", read)
+    assert loading.load_checkpoint(folder)
+    index = folder / "model.safetensors.index.json"
+    monkeypatch.setattr(loading, "read_weights_folder", lambda folder: index.touch() or original(folder))
+    if sharded:
+        with pytest.raises(OSError, match="changed while it was read"):
+            loading.load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("change", [save_anew, save_shards, delete])
+@pytest.mark.parametrize("load", [AutoModel.from_pretrained, MaskDecoder.from_pretrained])
+def test_weights_that_stay_mapped_survive_a_save_over_them(
+    load: Callable[[Path], torch.nn.Module], change: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """`from_pretrained` of float32 weights maps them; safetensors replaces files, and does not write into them."""
+    folder = save_tiny(tmp_path / "model", "vit")
+    state = load(folder).state_dict()
+    assert all(is_mapped(tensor) for tensor in state.values())
+    expected = {name: tensor.clone() for name, tensor in state.items()}
+    change(folder)
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_a_part_is_saved_over_the_whole_that_it_is_mapped_from(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "vit")
+    part = MaskDecoder.from_pretrained(folder)
+    expected = {name: tensor.clone() for name, tensor in part.state_dict().items()}
+    part.save_pretrained(folder)
+    for state in (part.state_dict(), MaskDecoder.from_pretrained(folder).state_dict()):
+        assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_training_in_place_does_not_write_into_the_file(tmp_path: Path) -> None:
+    path = save_tiny(tmp_path / "model", "vit") / "model.safetensors"
+    before, model = path.read_bytes(), AutoModel.from_pretrained(path.parent)
+    path.chmod(0o400)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert path.read_bytes() == before

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("skimage")
 
 from sam_variants.hub_scripts.clip_painting import Actor, Bend, Exposure, shoot
+from sam_variants.hub_scripts.evaluation_defaults import HELD_OUT_SEEDS
 from sam_variants.hub_scripts.scene_motion import (
     EVENT_STEP,
     MAX_STEP,
@@ -25,7 +26,6 @@ from sam_variants.hub_scripts.scene_motion import (
 from sam_variants.hub_scripts.scene_shapes import Finish
 from sam_variants.hub_scripts.scene_sprites import Sprite
 from sam_variants.hub_scripts.synthetic_clips import (
-    HELD_OUT_SEEDS,
     MIN_FIRST_AREA,
     Clip,
     clip_stream,

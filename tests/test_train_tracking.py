@@ -10,8 +10,14 @@ import torch
 from tiny import save_tiny, tiny_model
 from transformers import AutoModel
 
-from sam_variants.hub_scripts import train_tracking
-from sam_variants.hub_scripts.train_tracking import FROZEN, ClipBatches, TrackingRun, with_memory
+from sam_variants.hub_scripts.tracking_training import (
+    FROZEN,
+    TRACKING_RECIPES,
+    ClipBatches,
+    TrackingRun,
+    with_memory,
+)
+from sam_variants.hub_scripts.train_tracking import RECIPES, train_tracking
 from sam_variants.hub_scripts.training_recipes import Phase, Recipe
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
 from sam_variants.training.clip_loss import clip_losses, tracking_step
@@ -82,9 +88,9 @@ def test_a_perfect_answer_costs_less(batch: dict[str, torch.Tensor]) -> None:
 
 
 def test_the_command_trains_and_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(train_tracking.TRACKING_RECIPES, "default", RECIPE)
+    monkeypatch.setitem(TRACKING_RECIPES, "default", RECIPE)
     save_tiny(tmp_path / "image", "tiny_vit_with_skips")
-    train_tracking.train_tracking(tmp_path / "out", start=tmp_path / "image", minutes=0.03)
+    train_tracking(tmp_path / "out", start=tmp_path / "image", minutes=0.03)
     model = AutoModel.from_pretrained(tmp_path / "out")
     assert isinstance(model, SamVariantsVideoModel)
     before, after = AutoModel.from_pretrained(tmp_path / "image").state_dict(), model.state_dict()
@@ -94,7 +100,11 @@ def test_the_command_trains_and_saves(tmp_path: Path, monkeypatch: pytest.Monkey
     assert json.loads((tmp_path / "out" / "training.json").read_text())["steps"] > 0
 
 
+def test_every_recipe_can_be_asked_for() -> None:
+    assert tuple(TRACKING_RECIPES) == RECIPES
+
+
 def test_options_out_of_range(tmp_path: Path) -> None:
     for options in ({"minutes": 0.0}, {"processes": 0}, {"recipe": "none"}):
         with pytest.raises(Exception, match=next(iter(options))):
-            train_tracking.train_tracking(tmp_path, **options)  # type: ignore[arg-type]
+            train_tracking(tmp_path, **options)  # type: ignore[arg-type]

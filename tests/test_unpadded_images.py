@@ -176,6 +176,26 @@ def test_model_and_processor_must_agree() -> None:
         small(pixel_values=torch.zeros(1, 3, 32, 64), input_masks=torch.zeros(1, 1, 16, 16))
 
 
+@pytest.mark.parametrize("name", PADDED_MODES)
+def test_a_model_that_counts_on_padding_refuses_images_without(name: str) -> None:
+    model = tiny_model(name)
+    assert model.config.vision_config.pads_images
+    inputs = unpadded(model)(images=PHOTO, **POINT, return_tensors="pt")
+    message = r"\(1, 3, 32, 64\), without the padding to 64×64 .* pad_to_multiple_of, .* pad_input=False"
+    for call in (model, lambda pixel_values, **_: model.get_image_embeddings(pixel_values)):
+        with pytest.raises(ValueError, match=message):
+            call(**{key: inputs[key] for key in ("pixel_values", "input_points", "input_labels")})
+    for size in ((64, 64), (32, 48), (64, 96)):  # squares, and what is meant as another size
+        model.get_image_embeddings(torch.zeros(1, 3, *size))
+
+
+def test_images_that_are_stretched_to_the_square_have_no_padding_to_miss() -> None:
+    model = tiny_model("hiera")
+    assert not model.config.vision_config.pads_images
+    assert processor_for(model).image_processor.resize_mode == "square"
+    model.get_image_embeddings(torch.zeros(1, 3, 32, 64))
+
+
 def test_the_setting_is_kept_and_can_be_changed(tmp_path: Any) -> None:
     tiny_model("vit").save_pretrained(tmp_path)
     model = SamVariantsModel.from_pretrained(tmp_path, pad_input=False)

@@ -23,6 +23,7 @@ from sam_variants.checkpoint_layouts.read_checkpoint import (
     read_checkpoint,
     read_json,
     read_weights_folder,
+    weights_state,
 )
 from sam_variants.checkpoint_layouts.renames import shorten
 from sam_variants.configuration.configuration_base import VERSION_FIELD, check_values, upgrade_hint
@@ -65,7 +66,7 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: when a file, or a shard, does not exist.
-        OSError: when a Hub repository cannot be read.
+        OSError: when a Hub repository cannot be read, or somebody writes the weights while they are loaded.
         ValueError: when the content is no checkpoint, holds code, does not fit the configuration key by key, or is not
             what its checksum says; for the revision of something that is no Hub repository; for weights that are
             quantised already where `preset` or `quantize` is given, and for quantised ones without torchao.
@@ -90,7 +91,17 @@ def load_checkpoint(
     if values and config is None:
         config = own_config(values, source) if is_ours else foreign_config(values, source)
 
+    # A large file is mapped part by part: of one that is written meanwhile, parts would be old and others new.
+    before = weights_state(path)
+
+    def refuse_changes() -> None:
+        if weights_state(path) != before:
+            raise OSError(
+                f"{source} changed while it was read, and nothing was loaded; load it again when it is written"
+            )
+
     def own_tensors() -> dict[str, Tensor]:
+        refuse_changes()
         tensors = read_weights_folder(path) if path.is_dir() else read_checkpoint(path)
         return tensors if is_ours else layout_of(tensors, source).table.to_ours(tensors)
 
@@ -101,6 +112,7 @@ def load_checkpoint(
     if config is None:
         config = detect_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
     model = build_model(config, tensors, source, own_tensors)
+    refuse_changes()
     if quantize is not None:
         model = quantized(model, quantize)
     model.name_or_path = str(path_or_repo)

@@ -80,19 +80,41 @@ def read_weights_folder(folder: Path) -> dict[str, Tensor]:
         FileNotFoundError: when a shard is missing.
         ValueError: when there are no weights, several candidates, or a key of a shard is missing.
     """
-    for name in WHOLE_NAMES:
+    found = find_weights(folder)
+    return read_shards(found) if found.name in INDEX_NAMES else read_checkpoint(found)
+
+
+def find_weights(folder: Path) -> Path:
+    """The file with a folder's weights, or the index of its shards.
+
+    Raises:
+        ValueError: when there are no weights, or several candidates.
+    """
+    for name in (*WHOLE_NAMES, *INDEX_NAMES):
         if (folder / name).is_file():
-            return read_checkpoint(folder / name)
-    for name in INDEX_NAMES:
-        if (folder / name).is_file():
-            return read_shards(folder / name)
+            return folder / name
     files = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     if len(files) == 1:
-        return read_checkpoint(files[0])
+        return files[0]
     if not files:
         raise ValueError(f"the folder {str(folder)!r} holds no weights ({', '.join(WEIGHT_SUFFIXES)})")
     names = ", ".join(path.name for path in files)
     raise ValueError(f"the folder {str(folder)!r} holds {len(files)} weights files; give the path of one: {names}")
+
+
+def weights_state(path: Path) -> dict[Path, tuple[int, int, int]]:
+    """What changes when somebody writes the weights that a file or folder holds: of each file identity, size and time.
+
+    Raises:
+        ValueError: as `find_weights`.
+    """
+    found = find_weights(path) if path.is_dir() else path
+    files = [found]
+    if path.is_dir() and found.name in INDEX_NAMES:
+        names = check_weight_map(read_json(found).get("weight_map"), found).values()
+        files += [found.parent / name for name in sorted(set(names))]
+    states = ((file, file.stat()) for file in files if file.is_file())
+    return {file: (state.st_ino, state.st_size, state.st_mtime_ns) for file, state in states}
 
 
 def read_shards(index_path: Path) -> dict[str, Tensor]:

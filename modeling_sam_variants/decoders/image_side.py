@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
 from sam_variants.layers.folded_attention import SharedPixels, folded_block, tiles, tokens_to_pixels
+from sam_variants.layers.sending import sent
 from sam_variants.layers.token_linear import batched_product, token_product
 
 # Numbers in the image tokens of one group of prompts: 16 MB on a CPU.
@@ -92,7 +93,9 @@ class ImageSide:
         buffer = self.pixels.new_empty(min(step, len(tokens)), num_pixels, channels)
         for start in range(0, len(tokens), step):
             group = slice(start, start + step)
-            mask = None if token_mask is None or bool(token_mask[group].all()) else token_mask[group]
+            mask = None if token_mask is None else token_mask[group]
+            if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
+                mask = None  # another device would have to be waited for
             out = buffer[: len(tokens[group])]
             pixels = self.pixels
             if dense_prompts is not None:
@@ -117,7 +120,7 @@ class ImageSide:
 
         Args:
             answers: of one group.
-            prompts, masks: J indices each, of the prompt in the group and of its mask; sorted by prompt.
+            prompts, masks: J indices each, of the prompt in the group and of its mask; sorted by prompt, on the CPU.
 
         Returns:
             Logits J×4h×4w.
@@ -126,14 +129,15 @@ class ImageSide:
         if not len(prompts):
             return answers.pixels.new_empty(0, 4 * height, 4 * width)
         hyper = _run_side_by_side(self.decoder.output_hypernetworks_mlps, answers.mask_tokens)
-        wanted, place = prompts.unique_consecutive(return_inverse=True)
+        device = answers.pixels.device
+        wanted, place = (sent(index, device) for index in prompts.unique_consecutive(return_inverse=True))
         num_pixels, channels = self.pixels.shape[1:]
         cells = hyper.new_empty(len(wanted), hyper.shape[1], 16 * num_pixels)
         for chosen, part in tiles((len(wanted), num_pixels, channels), hyper.device):
             features = self._upscaled_features(answers.pixels[wanted[chosen], part], part)
             start, stop, _ = part.indices(num_pixels)
             cells[chosen, :, 16 * start : 16 * stop] = batched_product(hyper[wanted[chosen]], features)
-        return cells[place, masks].index_select(1, self._order).unflatten(1, (4 * height, 4 * width))
+        return cells[place, sent(masks, device)].index_select(1, self._order).unflatten(1, (4 * height, 4 * width))
 
     def _upscaled_features(self, pixels: Tensor, part: slice) -> Tensor:
         """Pixels G×n×C, a part of all → G×16n×C/8: transposed convolutions as products, cell within cell."""

@@ -287,13 +287,14 @@ class MaskDecoder(PretrainedPart):
     ) -> DecodedMasks:
         """`predict_masks`, image by image; padding objects are left out."""
         num_images, num_objects = len(image_embeddings), len(tokens)
-        computed = tokens.new_ones(num_objects, dtype=torch.bool)
-        if is_object is not None and bool(is_object.any()):
-            computed = is_object
+        computed = None
+        if is_object is not None and is_object.device.type == "cpu" and bool(is_object.any()):
+            computed = is_object  # elsewhere it takes longer to learn which they are than to compute them
         is_shared = num_objects >= MIN_SHARING_OBJECTS * num_images and dense.stride(0) == 0
         answers = []
         for image, own in enumerate(torch.arange(num_objects, device=tokens.device).chunk(num_images)):
-            own = own[computed[own]]
+            if computed is not None:
+                own = own[computed[own]]
             levels = high_resolution_features or []
             skips = [level[image * len(level) // num_images][None] for level in levels] or None
             side = ImageSide(
@@ -301,11 +302,11 @@ class MaskDecoder(PretrainedPart):
             )
             own_mask = None if token_mask is None else token_mask[own]
             for _, answer in side.answer_groups(tokens[own], own_mask, None if is_shared else dense[own]):
-                wanted = torch.ones_like(answer.iou_scores, dtype=torch.bool).nonzero(as_tuple=True)
-                masks = side.upscale(answer, *wanted).unflatten(0, answer.iou_scores.shape)
+                everyone = torch.ones(answer.iou_scores.shape, dtype=torch.bool, device="cpu").nonzero(as_tuple=True)
+                masks = side.upscale(answer, *everyone).unflatten(0, answer.iou_scores.shape)
                 answers.append((masks, answer.iou_scores, answer.mask_tokens, answer.object_score_logits))
         found = [torch.cat(parts) for parts in zip(*answers, strict=True)]
-        if len(found[0]) < num_objects:
+        if computed is not None and len(found[0]) < num_objects:
             found = [part.new_zeros(num_objects, *part.shape[1:]).index_put_((computed,), part) for part in found]
         return DecodedMasks(*found)
 

@@ -11,7 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sam_variants.layers.multi_scale_block import HieraNorm, MultiScaleBlock
 from sam_variants.layers.patch_embed import PatchEmbed
-from sam_variants.layers.token_linear import is_plain_inference
+from sam_variants.layers.token_linear import is_plain_inference, is_unhooked
 
 # Tokens that the windowed blocks of the first stages take at a time on a CPU, so that they stay in its caches.
 BAND_TOKENS = 8192
@@ -186,10 +186,17 @@ class Hiera(nn.Module):
         return [kept[end].permute(0, 3, 1, 2) for end in self.stage_ends]
 
     def _can_cut(self, tokens_bhwc: Tensor) -> bool:
-        """Whether windows fill the map, and no block drops samples, which windows would be taken for."""
+        """Whether windows fill the map, no block drops samples, which windows would be taken for, and nobody watches.
+
+        Hooks of the blocks, such as those that record attentions, are called once per block with whole maps.
+        """
         drops = self.training and self.drop_path_rate > 0
+        nested = self.blocks[: self.num_nested_blocks]
         return (
-            self.num_nested_blocks > 0 and not drops and not any(n % self.window_side for n in tokens_bhwc.shape[1:3])
+            self.num_nested_blocks > 0
+            and not drops
+            and not any(n % self.window_side for n in tokens_bhwc.shape[1:3])
+            and all(is_unhooked(module) for block in nested for module in block.modules())
         )
 
     def _run_in_windows(self, tokens_bhwc: Tensor) -> dict[int, Tensor]:

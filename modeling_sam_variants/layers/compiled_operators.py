@@ -42,9 +42,11 @@ def _convolution(
     groups: int,
     activation: str,
 ) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise(
+    result = torch.ops.mkldnn._convolution_pointwise(
         x, weight, bias, padding, stride, dilation, groups, activation, [], "none"
     )
+    # The stride between samples of a single map can look like another layout to oneDNN; a compiler counts on this one.
+    return result.contiguous(memory_format=torch.channels_last)
 
 
 _linear_operator = torch.library.custom_op(

@@ -10,7 +10,7 @@ from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.layers.drop_path import DropPath
 from sam_variants.layers.fused_convolution import convolved
 from sam_variants.layers.tiny_vit_convolutions import Conv2d_BN, PatchMerging, map_to_tokens, tokens_to_map
-from sam_variants.layers.token_linear import TokenLinear, activated
+from sam_variants.layers.token_linear import TokenLinear, activated, is_plain_inference
 
 
 class TinyMLP(nn.Module):
@@ -88,22 +88,19 @@ class TinyAttention(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, resolution[0] * resolution[1]))
         self.register_buffer("attention_bias_idxs", attention_bias_indexes(self.resolution), persistent=False)
         self.core = AttentionCore()
-        self._cached_bias: tuple[tuple, Tensor] | None = None
+        self._kept_bias: tuple[Tensor, Tensor] | None = None
 
     @property
     def ab(self) -> Tensor:
-        """The bias of every pair of positions, heads×HW×HW; kept between calls while the parameter stays as it is."""
+        """The bias of every pair of positions, heads×HW×HW; in inference on a CPU kept until the parameter changes."""
         biases = self.attention_biases
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or biases.is_inference():
-            return biases[:, self.attention_bias_idxs]
-        key = (biases.data_ptr(), biases._version, biases.device, biases.dtype)
-        if self._cached_bias is None or self._cached_bias[0] != key:
-            self._cached_bias = (key, biases[:, self.attention_bias_idxs].detach())
-        return self._cached_bias[1]
-
-    def train(self, mode: bool = True) -> TinyAttention:
-        self._cached_bias = None
-        return super().train(mode)
+        if biases.device.type != "cpu" or not is_plain_inference() or torch._C._len_torch_dispatch_stack() > 0:
+            return biases[:, self.attention_bias_idxs]  # there are modes in which tensors have no values
+        kept = self._kept_bias  # once, because another thread may change it meanwhile
+        # By value: what is written to `.data`, as by a moving average, changes neither version nor address.
+        if kept is None or kept[0].dtype != biases.dtype or not torch.equal(kept[0], biases):
+            kept = self._kept_bias = (biases.detach().clone(), biases[:, self.attention_bias_idxs].detach())
+        return kept[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """B×HW×dim in and out, one window per sample."""

@@ -15,7 +15,8 @@ def tokens_to_map(x_blc: Tensor, size: tuple[int, int]) -> Tensor:
     """B×L×C → B×C×H×W without a copy: the map is channels-last in memory."""
     if x_blc.shape[1] != size[0] * size[1]:
         raise ValueError(f"x has {x_blc.shape[1]} tokens, which does not fill a map of {size[0]}×{size[1]}")
-    return x_blc.transpose(1, 2).unflatten(2, size)
+    # In this order one map has the strides of several, by which a convolution sees that its channels lie together.
+    return x_blc.unflatten(1, size).permute(0, 3, 1, 2)
 
 
 def map_to_tokens(x_bchw: Tensor) -> Tensor:
@@ -54,7 +55,9 @@ class Conv2d_BN(nn.Sequential):
         """The same map as one convolution with bias, from the running statistics (for inference)."""
         conv: Any = self.c
         norm: Any = self.bn
-        factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        # Rounded once, at the end, also where the weights are in half precision.
+        wide = torch.promote_types(conv.weight.dtype, torch.float32)
+        factor = norm.weight.to(wide) / torch.sqrt(norm.running_var.to(wide) + norm.eps)
         fused = nn.Conv2d(
             conv.in_channels,
             conv.out_channels,
@@ -68,7 +71,7 @@ class Conv2d_BN(nn.Sequential):
         )
         fused.weight.copy_(conv.weight * factor[:, None, None, None])
         fused.bias.copy_(norm.bias - norm.running_mean * factor)
-        return fused.train(self.training)
+        return fused.requires_grad_(conv.weight.requires_grad).train(self.training)
 
 
 class TinyPatchEmbed(nn.Module):

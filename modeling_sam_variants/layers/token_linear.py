@@ -13,9 +13,13 @@ MIN_PRODUCTS = 1 << 20
 
 
 def is_plain_inference() -> bool:
-    """Whether nothing but the result is wanted: no gradient, and no graph for a compiler or an export."""
-    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not torch.is_grad_enabled() and not is_recorded
+    """Whether nothing but the result is wanted: no gradient, no graph for a compiler or an export, no transform.
+
+    Transforms of `torch.func` know nothing of oneDNN's operators, and would give wrong tangents without a word.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled():
+        return False
+    return not torch._C._are_functorch_transforms_active()
 
 
 def is_untouched(module: nn.Module) -> bool:

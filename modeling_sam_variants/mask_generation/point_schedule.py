@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sam_variants.mask_runs import MaskRuns
+if TYPE_CHECKING:  # it imports PyTorch, and the presets are part of what --help tells
+    from sam_variants.mask_runs import MaskRuns
 
 ENOUGH_MASKS = 12
 """A point on so many masks needs no asking.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from sam_variants.hub.repo_folder import write_repo_folder
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.processor_for import processor_for
 from sam_variants.training.decoder_alignment import AlignmentRows, DecoderAlignment, agreement
+from sam_variants.training.distillation_settings import DistillationSettings
 from sam_variants.training.distillation_trainer import DistillationTrainer, freeze_unused
 from sam_variants.training.embedding_distillation import (
     DistillationRows,
@@ -45,63 +45,6 @@ STAGES = ("embeddings", "alignment")
 MAX_HELD_OUT = 100
 # What a run that is resumed must have as it was: all but these.
 FREE_SETTINGS = ("num_workers", "save_steps", "logging_steps", "report_to")
-
-
-@dataclass(frozen=True)
-class DistillationSettings:
-    """How a student learns.
-
-    Attributes:
-        epochs: passes over the images in which the encoder learns the teacher's embeddings.
-        batch_size: images per step and process.
-        accumulate: batches per step.
-        learning_rate: at its peak; warmed up over a twentieth of the steps, then decayed by a cosine.
-        weight_decay: of matrices.
-        alignment_epochs: passes in which the mask decoder learns the teacher's answers then; 0 leaves it as it is.
-        alignment_learning_rate: the same for the decoder.
-        objects: clicks per image.
-        rounds: answers per click: the first, then corrections.
-        held_out: share of the images that are only measured on, `MAX_HELD_OUT` at most.
-        bf16: autocast to bfloat16, for teacher and student.
-        cache_dtype: what the teacher's embeddings are stored in.
-        seed: of weights, order and prompts.
-        num_workers: processes that read images, per process.
-        save_steps: steps from one checkpoint to the next.
-        logging_steps: steps from one line of the log to the next.
-        report_to: "none" or "tensorboard".
-    """
-
-    epochs: float = 10
-    batch_size: int = 8
-    accumulate: int = 1
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    alignment_epochs: float = 0
-    alignment_learning_rate: float = 1e-4
-    objects: int = 8
-    rounds: int = 2
-    held_out: float = 0.05
-    bf16: bool = False
-    cache_dtype: str = "float16"
-    seed: int = 0
-    num_workers: int = 0
-    save_steps: int = 500
-    logging_steps: int = 20
-    report_to: str = "none"
-
-    def __post_init__(self) -> None:
-        least = {"batch_size": 1, "accumulate": 1, "objects": 1, "rounds": 1, "save_steps": 1, "logging_steps": 1}
-        least |= {"seed": 0, "num_workers": 0, "epochs": 0, "alignment_epochs": 0, "weight_decay": 0}
-        for name, limit in least.items():
-            if not limit <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be {limit} or more")
-        for name in ("learning_rate", "alignment_learning_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1, such as 1e-3")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out={self.held_out} must be between 0 and 1, such as 0.05")
-        if not self.epochs and not self.alignment_epochs:
-            raise ValueError("epochs and alignment_epochs are both 0: there is nothing to learn")
 
 
 @dataclass

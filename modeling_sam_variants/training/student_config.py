@@ -18,15 +18,8 @@ from sam_variants.configuration.presets import PRESETS, config_for
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.image_processing_sam_variants import SamVariantsImageProcessorPil
 from sam_variants.processing.preprocessing import image_processor_for
+from sam_variants.training.distillation_settings import STUDENT_SIZES, TINY_VIT
 
-TINY_VIT = "sam_variants_tiny_vit"
-# TinyViT's published sizes (Wu et al., 2022), with MobileSAM's windows and without the classifier.
-SIZES: dict[str, dict[str, Any]] = {
-    "tiny-vit-5m": {"embed_dims": [64, 128, 160, 320], "num_heads": [2, 4, 5, 10]},
-    "tiny-vit-11m": {"embed_dims": [64, 128, 256, 448], "num_heads": [2, 4, 8, 14]},
-    "tiny-vit-21m": {"embed_dims": [96, 192, 384, 576], "num_heads": [3, 6, 12, 18]},
-}
-STUDENT_SIZES = {name: {"model_type": TINY_VIT, "num_classes": 0, **size} for name, size in SIZES.items()}
 SKIP_STRIDE = 16
 # What lies between the image encoder and the decoder of the teacher, and has the widths of its encoder.
 SKIP_LAYERS = ("mask_decoder.conv_s0.", "mask_decoder.conv_s1.")
