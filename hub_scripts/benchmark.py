@@ -7,11 +7,6 @@ from typing import Annotated
 
 import typer
 
-from sam_variants.hub_scripts.benchmark_demo import DemoSettings, demo_tables, measure_demo
-from sam_variants.hub_scripts.benchmark_everything import EverythingSettings, measure_everything
-from sam_variants.hub_scripts.benchmark_everything_tables import everything_tables
-from sam_variants.hub_scripts.benchmark_label import LabelingSettings, measure_label
-from sam_variants.hub_scripts.benchmark_label_tables import label_tables
 from sam_variants.hub_scripts.benchmark_load_command import load
 from sam_variants.hub_scripts.benchmark_page import page
 from sam_variants.hub_scripts.benchmark_part_commands import decode, encode
@@ -24,8 +19,12 @@ from sam_variants.hub_scripts.benchmark_report import (
     read_counts,
     report_benchmark,
 )
-from sam_variants.hub_scripts.benchmark_tables import track_tables
-from sam_variants.hub_scripts.benchmark_track import Settings, measure_track
+from sam_variants.hub_scripts.benchmark_settings import (
+    DemoSettings,
+    EverythingSettings,
+    LabelingSettings,
+    TrackSettings,
+)
 from sam_variants.hub_scripts.demo import check_installed
 
 benchmark = typer.Typer(
@@ -46,26 +45,26 @@ benchmark.command()(page)
 def track(
     preset: Annotated[
         str, typer.Option("--preset", metavar="PRESET", help="The model of real size.")
-    ] = Settings.preset,
+    ] = TrackSettings.preset,
     image_size: Annotated[
         int | None,
         typer.Option("--image-size", metavar="PIXELS", help="Its input size.", show_default="the preset's own"),
     ] = None,
     frames: Annotated[
         int, typer.Option("--frames", metavar="COUNT", min=1, help="Frames measured with it.")
-    ] = Settings.frames,
+    ] = TrackSettings.frames,
     preset_objects: Annotated[
         str, typer.Option("--preset-objects", metavar="COUNTS", help="Numbers of objects for it.")
-    ] = ",".join(map(str, Settings.preset_objects)),
+    ] = ",".join(map(str, TrackSettings.preset_objects)),
     small_frames: Annotated[
         int, typer.Option("--small-frames", metavar="COUNT", min=1, help="Frames measured with tiny dimensions.")
-    ] = Settings.small_frames,
+    ] = TrackSettings.small_frames,
     objects: Annotated[
         str, typer.Option("--objects", metavar="COUNTS", help="Numbers of objects for tiny dimensions.")
-    ] = ",".join(map(str, Settings.objects)),
+    ] = ",".join(map(str, TrackSettings.objects)),
     memory_frames: Annotated[
         str, typer.Option("--memory-frames", metavar="COUNTS", help="After how many frames to look at the memory.")
-    ] = ",".join(map(str, Settings.memory_frames)),
+    ] = ",".join(map(str, TrackSettings.memory_frames)),
     model: Annotated[
         str | None,
         typer.Option(
@@ -77,9 +76,9 @@ def track(
     ] = None,
     clips: Annotated[
         int, typer.Option("--clips", metavar="COUNT", min=0, help="Held-out clips for that; 0 leaves it out.")
-    ] = Settings.clips,
+    ] = TrackSettings.clips,
     threads: ThreadsOption = None,
-    device: DeviceOption = Settings.device,
+    device: DeviceOption = TrackSettings.device,
     skip_transformers: SkipTransformersOption = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="A minute: the preset at half its size only, fewer frames, no accuracy.")
@@ -95,7 +94,11 @@ def track(
     sam-variants benchmark track --preset sam2.1-hiera-small --frames 5 --preset-objects 1,4
     sam-variants benchmark track --skip-transformers --device cuda --json
     """
-    settings = Settings(
+    # Here and below, because they import PyTorch, for which --help should not wait.
+    from sam_variants.hub_scripts.benchmark_tables import track_tables
+    from sam_variants.hub_scripts.benchmark_track import measure_track
+
+    settings = TrackSettings(
         preset=preset,
         image_size=image_size,
         frames=frames,
@@ -158,6 +161,9 @@ def everything(
     sam-variants benchmark everything --megapixels 0.5,3 --repeats 1
     sam-variants benchmark everything --models embedded --skip-transformers --json
     """
+    from sam_variants.hub_scripts.benchmark_everything import measure_everything
+    from sam_variants.hub_scripts.benchmark_everything_tables import everything_tables
+
     settings = EverythingSettings(
         megapixels=read_sizes(megapixels),
         points_per_side=points_per_side,
@@ -221,6 +227,9 @@ def label(
     sam-variants benchmark label --images 50 --jobs 1,2,4 --memory-images 0
     """
     check_installed(("datasets", "pyarrow"), "this benchmark", "label")
+    from sam_variants.hub_scripts.benchmark_label import measure_label
+    from sam_variants.hub_scripts.benchmark_label_tables import label_tables
+
     settings = LabelingSettings(
         images=images,
         their_images=min(their_images, images),
@@ -264,6 +273,8 @@ def demo(
     sam-variants benchmark demo --users 5 --clicks 3 --no-browser --json
     """
     check_installed()
+    from sam_variants.hub_scripts.benchmark_demo import demo_tables, measure_demo
+
     settings = DemoSettings(
         users=users, clicks=clicks, pause=pause, with_browser=has_browser, threads=threads or os.cpu_count() or 1
     )

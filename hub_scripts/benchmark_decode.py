@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,30 +14,16 @@ from torch import Tensor
 
 from sam_variants.hub_scripts.benchmark_interleaved import Answer, measure_in_turn, times_as_fast
 from sam_variants.hub_scripts.benchmark_models import (
-    EMBEDDED,
-    ModelSettings,
     benchmark_model,
     measure_models,
     transformers_decoder,
 )
 from sam_variants.hub_scripts.benchmark_report import Advance
+from sam_variants.hub_scripts.benchmark_settings import DecodeSettings
 
 OURS, PLAIN, THEIRS = "ours", "ours, plain form", "transformers"
-MODELS = ("sam-vit-base", "sam2.1-hiera-tiny", EMBEDDED)
 POINT, BOX = "point", "box"
 QUICK: dict[str, Any] = {"image_size": 256, "prompts": (1, 4), "repeats": 2}
-
-
-@dataclass(frozen=True)
-class DecodeSettings(ModelSettings):
-    """What is measured, see `ModelSettings`.
-
-    Attributes:
-        prompts: how many prompts are given together.
-    """
-
-    models: tuple[str, ...] = MODELS
-    prompts: tuple[int, ...] = (1, 4, 16, 64)
 
 
 def measure_decode(settings: DecodeSettings, advance: Advance) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from PIL import Image
 from rich.table import Table
 
 from sam_variants.hub_scripts.benchmark_report import Advance
+from sam_variants.hub_scripts.benchmark_settings import DemoSettings
 from sam_variants.hub_scripts.benchmark_tables import MISSING, new_table, verdict
 from sam_variants.hub_scripts.demo_browser import browser_page, found_browser, open_and_click
 from sam_variants.hub_scripts.demo_process import RunningDemo, running_demo
@@ -30,27 +31,6 @@ QUANTILE = 0.95
 WARM_UP = 2  # clicks of a first visitor, not counted
 # What the parts of the run are of the whole.
 SHARES = {"start": 0.2, "one": 0.2, "many": 0.6}
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """What is measured.
-
-    Attributes:
-        users: visitors at once.
-        clicks: of each, behind the first.
-        pause: seconds that each of many visitors waits before a click.
-        with_browser: whether the single visitor may use one.
-        threads: of PyTorch in the Space.
-        device: where the Space computes.
-    """
-
-    users: int = 30
-    clicks: int = 10
-    pause: float = 1.0
-    with_browser: bool = True
-    threads: int = 1
-    device: str = "cpu"
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,40 +15,19 @@ from torch import Tensor, nn
 from sam_variants.encoders.encoder_tiny_vit import TinyViT
 from sam_variants.hub_scripts.benchmark_interleaved import Answer, measure_in_turn, times_as_fast
 from sam_variants.hub_scripts.benchmark_models import (
-    EMBEDDED,
-    ModelSettings,
     benchmark_model,
     measure_models,
     transformers_encoder,
 )
 from sam_variants.hub_scripts.benchmark_official_form import OfficialTinyViT
 from sam_variants.hub_scripts.benchmark_report import Advance
-from sam_variants.quantization import check_name, quantized
+from sam_variants.hub_scripts.benchmark_settings import EncodeSettings
+from sam_variants.quantization import quantized
 
 OURS, BFLOAT16, COMPILED = "ours", "ours, bfloat16", "ours, compiled"
 OFFICIAL, THEIRS = "official form", "transformers"
 BASELINES = (OFFICIAL, THEIRS)
-MODELS = ("mobile-sam", "sam-vit-base", "sam2.1-hiera-tiny", EMBEDDED)
 QUICK: dict[str, Any] = {"image_size": 256, "repeats": 2}
-
-
-@dataclass(frozen=True)
-class EncodeSettings(ModelSettings):
-    """What is measured, see `ModelSettings`.
-
-    Attributes:
-        compiled: whether to measure ours under torch.compile too.
-        quantize: ways to hold the weights in int8 that are measured too, see `QUANTIZATIONS`.
-    """
-
-    models: tuple[str, ...] = MODELS
-    compiled: bool = False
-    quantize: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in self.quantize:
-            check_name(name)
 
 
 def measure_encode(settings: EncodeSettings, advance: Advance) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,53 +28,18 @@ from sam_variants.hub_scripts.benchmark_generators import (
     run_alone,
 )
 from sam_variants.hub_scripts.benchmark_report import Advance
+from sam_variants.hub_scripts.benchmark_settings import EMBEDDED, PRESET, EverythingSettings
 from sam_variants.hub_scripts.benchmark_structured_sam import (
-    PRESET,
     preset_sam_config,
     small_sam_config,
     structured_sam,
 )
 from sam_variants.hub_scripts.mask_matching import agreement, recall
 
-EMBEDDED = "embedded"
-MODELS = (PRESET, EMBEDDED)
 QUICK: dict[str, Any] = {"megapixels": (0.5,), "points_per_side": 16, "repeats": 1}
 # transformers' time grows with pixels times points: for larger images both get fewer points, and ours all of them too.
 COMPARED_MEGAPIXEL_POINTS = 3 * 32**2
 SAME_IOU, ALIKE_IOUS = 0.99, (0.75, 0.9)
-
-
-@dataclass(frozen=True)
-class EverythingSettings:
-    """What is measured.
-
-    Attributes:
-        megapixels: sizes of the image.
-        points_per_side: of the grid.
-        repeats: runs of each generator; the median counts.
-        image_size: input of the random model in pixels; None for its own.
-        models: of `MODELS`.
-        memory: gigabytes that transformers may need for the masks of a batch of points.
-        with_transformers: whether to measure the others too.
-        device, threads: where.
-        quick: a small random model, what `QUICK` says, and neither bfloat16 nor the official code.
-    """
-
-    megapixels: tuple[float, ...] = (0.5, 3.0, 12.0, 50.0)
-    points_per_side: int = 32
-    repeats: int = 3
-    image_size: int | None = None
-    models: tuple[str, ...] = MODELS
-    memory: float = 6.0
-    with_transformers: bool = True
-    device: str = "cpu"
-    threads: int = 1
-    quick: bool = False
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.models if name not in MODELS]
-        if unknown:
-            raise ValueError(f"models={','.join(self.models)!r}: {unknown[0]!r} is none of {', '.join(MODELS)}")
 
 
 def measure_everything(settings: EverythingSettings, advance: Advance) -> dict[str, Any]:

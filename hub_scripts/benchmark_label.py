@@ -18,41 +18,12 @@ from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts.benchmark_everything import own_options
 from sam_variants.hub_scripts.benchmark_generators import OURS, THEIRS, photo
 from sam_variants.hub_scripts.benchmark_report import Advance
+from sam_variants.hub_scripts.benchmark_settings import LabelingSettings
 
 LABEL, LOOP = "label", "loop"
 # So that a run with little to do on each image is short, where only its memory is looked at.
 FEW_POINTS, SMALL_INPUT = 4, 128
 QUICK: dict[str, Any] = {"images": 3, "their_images": 1, "memory_images": 10, "megapixels": 0.05, "points_per_side": 4}
-
-
-@dataclass(frozen=True)
-class LabelingSettings:
-    """What is measured.
-
-    Attributes:
-        images: how many are labeled for the speed.
-        their_images: how many of them transformers gets, which takes longer.
-        memory_images: how many are labeled to see what the memory does; 0 leaves it out.
-        megapixels: size of an image.
-        points_per_side: of the grid.
-        jobs: numbers of batches at once.
-        model: checkpoint; None for the embedded one.
-        with_transformers: whether to measure the loop over its pipeline too.
-        device, threads: where.
-        quick: what `QUICK` says.
-    """
-
-    images: int = 16
-    their_images: int = 3
-    memory_images: int = 5000
-    megapixels: float = 0.5
-    points_per_side: int = 32
-    jobs: tuple[int, ...] = (1, 2)
-    model: str | None = None
-    with_transformers: bool = True
-    device: str = "cpu"
-    threads: int = 1
-    quick: bool = False
 
 
 @dataclass(frozen=True)

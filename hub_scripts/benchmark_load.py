@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from transformers.utils import logging
 
 from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts.benchmark_loading import CHECKPOINT, PIPELINE, PRETRAINED
-from sam_variants.hub_scripts.benchmark_models import benchmark_model, check_models, transformers_encoder
+from sam_variants.hub_scripts.benchmark_models import benchmark_model, transformers_encoder
 from sam_variants.hub_scripts.benchmark_report import Advance
+from sam_variants.hub_scripts.benchmark_settings import LoadSettings
 
 COMMAND = "sam-variants"
 PYTHON, TORCH, THEIRS, OURS, HELP = "python", "torch", "transformers", "sam_variants", f"{COMMAND} --help"
@@ -34,29 +35,6 @@ print(json.dumps([time.perf_counter() - begin[0], time.process_time() - begin[1]
 """
 IMPORTS = {PYTHON: "pass", TORCH: "import torch", THEIRS: THEIR_IMPORT, OURS: OUR_IMPORT}
 QUICK: dict[str, Any] = {"repeats": 1}
-
-
-@dataclass(frozen=True)
-class LoadSettings:
-    """What is measured.
-
-    Attributes:
-        preset: whose weights, random ones, are loaded beside the embedded ones.
-        repeats: processes for each number; the median counts.
-        with_transformers: whether to measure transformers' model of the same size too.
-        device, threads: where; models are loaded on the CPU.
-        quick: what `QUICK` says.
-    """
-
-    preset: str = "sam-vit-base"
-    repeats: int = 5
-    with_transformers: bool = True
-    device: str = "cpu"
-    threads: int = 1
-    quick: bool = False
-
-    def __post_init__(self) -> None:
-        check_models((self.preset,))
 
 
 def measure_load(settings: LoadSettings, advance: Advance) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from sam_variants.hub_scripts.benchmark_load import LoadSettings, measure_load
-from sam_variants.hub_scripts.benchmark_load_tables import load_tables
 from sam_variants.hub_scripts.benchmark_report import (
     JsonOption,
     SkipTransformersOption,
     ThreadsOption,
     report_benchmark,
 )
+from sam_variants.hub_scripts.benchmark_settings import LoadSettings
 
 
 def load(
@@ -38,6 +37,10 @@ def load(
     sam-variants benchmark load --quick
     sam-variants benchmark load --preset sam-vit-large --repeats 3 --json
     """
+    # Here, because they import PyTorch, for which --help should not wait.
+    from sam_variants.hub_scripts.benchmark_load import measure_load
+    from sam_variants.hub_scripts.benchmark_load_tables import load_tables
+
     settings = LoadSettings(
         preset=preset,
         repeats=repeats,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import torch
@@ -17,11 +17,11 @@ from sam_variants.configuration.configuration_sam_variants_video import SamVaria
 from sam_variants.configuration.presets import PRESETS, config_for
 from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts.benchmark_report import Advance
+from sam_variants.hub_scripts.benchmark_settings import EMBEDDED, ModelSettings
 from sam_variants.hub_scripts.benchmark_their_models import transformers_twin
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.modeling_sam_variants_video import SamVariantsVideoModel
 
-EMBEDDED = "embedded"
 # Where transformers has the whole model, by image encoder: the layout and the class.
 THEIR_MODELS: dict[str, tuple[str, Any]] = {
     "sam_variants_vit": ("transformers-sam", SamModel),
@@ -30,31 +30,6 @@ THEIR_MODELS: dict[str, tuple[str, Any]] = {
 # Tables of vectors, which are not scaled down by the number of inputs as matrices are.
 TABLES = ("embed", "_embeddings", "_token", "_tokens", "gaussian_matrix", "attention_biases", "rel_pos", "tpos_enc")
 TABLE_SPREAD = 0.2
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What the benchmarks of a model's parts have in common.
-
-    Attributes:
-        models: presets with random weights, or "embedded".
-        image_size: input of the presets in pixels; None for their own.
-        repeats: rounds; the median counts.
-        with_transformers: whether to measure transformers' models too.
-        device, threads: where.
-        quick: a minute: small inputs and few rounds.
-    """
-
-    models: tuple[str, ...] = (EMBEDDED,)
-    image_size: int | None = None
-    repeats: int = 5
-    with_transformers: bool = True
-    device: str = "cpu"
-    threads: int = 1
-    quick: bool = False
-
-    def __post_init__(self) -> None:
-        check_models(self.models)
 
 
 AnySettings = TypeVar("AnySettings", bound=ModelSettings)

@@ -7,10 +7,6 @@ from typing import Annotated
 
 import typer
 
-from sam_variants.hub_scripts.benchmark_decode import DecodeSettings, measure_decode
-from sam_variants.hub_scripts.benchmark_decode_tables import decode_tables
-from sam_variants.hub_scripts.benchmark_encode import EncodeSettings, measure_encode
-from sam_variants.hub_scripts.benchmark_encode_tables import encode_tables
 from sam_variants.hub_scripts.benchmark_report import (
     DeviceOption,
     JsonOption,
@@ -20,6 +16,7 @@ from sam_variants.hub_scripts.benchmark_report import (
     read_counts,
     report_benchmark,
 )
+from sam_variants.hub_scripts.benchmark_settings import DecodeSettings, EncodeSettings
 
 ENCODERS, DECODERS = ",".join(EncodeSettings.models), ",".join(DecodeSettings.models)
 
@@ -68,6 +65,10 @@ def encode(
     sam-variants benchmark encode --models embedded --quantize int8,int8-dynamic
     sam-variants benchmark encode --models sam-vit-base,sam2.1-hiera-tiny --repeats 3 --json
     """
+    # Here and below, because they import PyTorch, for which --help should not wait.
+    from sam_variants.hub_scripts.benchmark_encode import measure_encode
+    from sam_variants.hub_scripts.benchmark_encode_tables import encode_tables
+
     settings = EncodeSettings(
         models=tuple(models.split(",")),
         image_size=image_size,
@@ -101,6 +102,9 @@ def decode(
     sam-variants benchmark decode --quick
     sam-variants benchmark decode --models embedded --prompts 1,64
     """
+    from sam_variants.hub_scripts.benchmark_decode import measure_decode
+    from sam_variants.hub_scripts.benchmark_decode_tables import decode_tables
+
     settings = DecodeSettings(
         models=tuple(models.split(",")),
         prompts=read_counts(prompts, "--prompts"),

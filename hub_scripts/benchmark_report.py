@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -67,6 +66,8 @@ def report_benchmark(
 
 def circumstances(device: str) -> dict[str, Any]:
     """What numbers depend on besides the settings: the day, the command, the machine, and versions."""
+    import torch
+
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -82,7 +83,12 @@ def circumstances(device: str) -> dict[str, Any]:
 
 
 def circumstances_line(report: dict[str, Any]) -> str:
-    """The same in words."""
+    """The same in words, and how long it took."""
+    return f"{machine_line(report)}; {report['seconds']:.0f} s in all"
+
+
+def machine_line(report: dict[str, Any]) -> str:
+    """Where and when a report was made."""
     machine, settings = report["machine"], report["settings"]
     parts = [
         report["date"],
@@ -90,7 +96,6 @@ def circumstances_line(report: dict[str, Any]) -> str:
         machine["accelerator"] or "",
         f"{settings['threads']} threads on {settings['device']}",
         ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
-        f"{report['seconds']:.0f} s in all",
     ]
     return "; ".join(filter(None, parts))
 
@@ -123,6 +128,8 @@ def checked_device(device: str) -> str:
     Raises:
         typer.BadParameter: for another.
     """
+    import torch
+
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -133,6 +140,8 @@ def checked_device(device: str) -> str:
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """As many threads as that, for a while."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

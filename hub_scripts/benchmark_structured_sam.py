@@ -19,11 +19,11 @@ from transformers import SamConfig, SamModel
 
 from sam_variants.checkpoint_layouts.layout_transformers_sam import config_to_transformers_sam
 from sam_variants.configuration.presets import config_for
+from sam_variants.hub_scripts.benchmark_settings import PRESET
 from sam_variants.hub_scripts.benchmark_their_models import their_processor
 from sam_variants.mask_generation.options import MaskGenerationOptions
 from sam_variants.mask_generation.point_grid import build_point_grid
 
-PRESET = "sam-vit-base"
 # Radii of the blobs in shares of the model's input: the single mask, then part, middle and whole.
 RADII = (0.16, 0.12, 0.18, 0.28)
 # What is drawn smaller than at random so that positions and blobs stay smooth.

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from sam_variants.hub_scripts.benchmark_decode import PLAIN, POINT
-from sam_variants.hub_scripts.benchmark_encode import BASELINES, COMPILED
+from sam_variants.hub_scripts.benchmark_encode import BFLOAT16, COMPILED
 from sam_variants.hub_scripts.benchmark_generators import OURS, THEIRS
 from sam_variants.hub_scripts.benchmark_load import HELP
 from sam_variants.hub_scripts.benchmark_loading import PRETRAINED
 from sam_variants.hub_scripts.benchmark_tables import MEGABYTE
+
+# Forms of an encoder that have a line.
+SUMMARISED = (OURS, COMPILED, BFLOAT16)
 
 
 class Line(NamedTuple):
@@ -60,12 +63,12 @@ def against(name: str, ours: float, theirs: float) -> tuple[str, str]:
 
 
 def encode_lines(report: dict[str, Any]) -> Iterator[Line]:
-    """Each form of each encoder."""
+    """Each encoder in both precisions, and compiled if it was."""
     for name, section in report["models"].items():
         found, reference = section["contenders"], section["reference"]
         work = f"image encoder of {name}, {section['image_size']} px"
         for form, result in found.items():
-            if form in BASELINES:
+            if form not in SUMMARISED:
                 continue
             seconds = result["seconds"]
             notes = [] if form == reference else [f"differs by {result['difference']:.0e}"]

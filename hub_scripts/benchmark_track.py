@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +13,7 @@ from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts.benchmark_compare import Comparison, compare
 from sam_variants.hub_scripts.benchmark_memory import TRACKERS, measure_memory
 from sam_variants.hub_scripts.benchmark_report import Advance
+from sam_variants.hub_scripts.benchmark_settings import TrackSettings
 from sam_variants.hub_scripts.benchmark_trackers import (
     DisturbedTracker,
     FrameTracker,
@@ -38,47 +39,7 @@ QUICK: dict[str, Any] = {"small_frames": 10, "memory_frames": (20, 100), "clips"
 CLIP_FRAMES, CLIP_SIZE = 24, 320
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is measured.
-
-    Attributes:
-        preset: the model of real size.
-        image_size: side of its input in pixels; None for its own.
-        frames: measured with it, once its mask memory is full.
-        preset_objects: numbers of objects tracked with it.
-        small_frames, objects: the same for the model with tiny dimensions, whose object pointers are full too.
-        memory_frames: after how many frames to look at the memory, ascending.
-        with_transformers: whether to measure transformers' model too.
-        device, threads: where.
-        model: checkpoint whose J is measured at its own and at half its input size; None is the embedded one.
-        clips: for that; 0 leaves it out.
-        quick: the real model at half its size only, no J, fewer frames of the small one.
-    """
-
-    preset: str = "sam2.1-hiera-tiny"
-    image_size: int | None = None
-    frames: int = 3
-    preset_objects: tuple[int, ...] = (1,)
-    small_frames: int = 30
-    objects: tuple[int, ...] = (1, 4, 16)
-    memory_frames: tuple[int, ...] = (20, 100, 500)
-    with_transformers: bool = True
-    device: str = "cpu"
-    threads: int = 1
-    model: str | None = None
-    clips: int = 8
-    quick: bool = False
-
-    def shortened(self) -> Settings:
-        """The same with what `quick` changes."""
-        if not self.quick:
-            return self
-        own: Any = preset_config(self.preset).image_size
-        return replace(self, **QUICK, image_size=self.image_size or own // 2)
-
-
-def measure_track(settings: Settings, advance: Advance) -> dict[str, Any]:
+def measure_track(settings: TrackSettings, advance: Advance) -> dict[str, Any]:
     """Measure everything.
 
     Args:
@@ -91,7 +52,7 @@ def measure_track(settings: Settings, advance: Advance) -> dict[str, Any]:
     Raises:
         ValueError, OSError: for a preset, size or checkpoint that can't be used.
     """
-    settings = settings.shortened()
+    settings = shortened(settings)
     config = preset_config(settings.preset, settings.image_size)
     checkpoint, reason = checkpoint_for_j(settings)
     model = random_model(small_config(), settings.device)
@@ -118,11 +79,19 @@ def measure_track(settings: Settings, advance: Advance) -> dict[str, Any]:
     }
 
 
+def shortened(settings: TrackSettings) -> TrackSettings:
+    """The same with what `quick` changes."""
+    if not settings.quick:
+        return settings
+    own: Any = preset_config(settings.preset).image_size
+    return replace(settings, **QUICK, image_size=settings.image_size or own // 2)
+
+
 def _share(advance: Advance, share: float) -> Advance:
     return lambda progress: advance(share * progress)
 
 
-def measure_small(model: Any, settings: Settings, num_objects: int, advance: Advance) -> dict[str, Any]:
+def measure_small(model: Any, settings: TrackSettings, num_objects: int, advance: Advance) -> dict[str, Any]:
     """A row for the model with tiny dimensions: objects together and one by one, one object, and transformers'."""
     trackers: dict[str, FrameTracker] = {OURS: OurTracker(model, num_objects)}
     if num_objects == 1:
@@ -136,7 +105,7 @@ def measure_small(model: Any, settings: Settings, num_objects: int, advance: Adv
     return comparison_row(compare(trackers, num_before, settings.small_frames, advance), num_objects)
 
 
-def measure_preset(model: Any, settings: Settings, num_objects: int, advance: Advance) -> dict[str, Any]:
+def measure_preset(model: Any, settings: TrackSettings, num_objects: int, advance: Advance) -> dict[str, Any]:
     """A row for the model of real size: at its size, at half of it, and transformers'."""
     trackers: dict[str, FrameTracker] = {OURS: OurTracker(model, num_objects)}
     if num_objects > 1:
@@ -174,7 +143,7 @@ def comparison_row(compared: Comparison, num_objects: int) -> dict[str, Any]:
     return row
 
 
-def watch_memory(name: str, settings: Settings, advance: Advance) -> list[dict[str, Any]]:
+def watch_memory(name: str, settings: TrackSettings, advance: Advance) -> list[dict[str, Any]]:
     """What a tracker holds after some numbers of frames, see `memory_on_the_way`."""
     lines: list[dict[str, Any]] = []
     for line in measure_memory(name, settings.memory_frames, 1, settings.device, settings.threads):
@@ -183,7 +152,7 @@ def watch_memory(name: str, settings: Settings, advance: Advance) -> list[dict[s
     return lines
 
 
-def checkpoint_for_j(settings: Settings) -> tuple[str | None, str]:
+def checkpoint_for_j(settings: TrackSettings) -> tuple[str | None, str]:
     """The checkpoint whose J is measured; or None, and why."""
     if not settings.clips:
         return None, "not asked for"
@@ -192,7 +161,7 @@ def checkpoint_for_j(settings: Settings) -> tuple[str | None, str]:
     return settings.model or str(default_checkpoint(video=True)), ""
 
 
-def measure_half_size_j(checkpoint: str, settings: Settings) -> dict[str, Any]:
+def measure_half_size_j(checkpoint: str, settings: TrackSettings) -> dict[str, Any]:
     """J of a trained tracker on held-out clips at its own and at half its input size.
 
     Raises:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from sam_variants.hub_scripts import benchmark_compare, benchmark_memory, benchmark_track, cli
 from sam_variants.hub_scripts.benchmark_compare import REST, Comparison, Stopwatch, compare
 from sam_variants.hub_scripts.benchmark_memory import held_bytes, measure_memory, memory_on_the_way
+from sam_variants.hub_scripts.benchmark_settings import TrackSettings
 from sam_variants.hub_scripts.benchmark_tables import track_tables
 from sam_variants.hub_scripts.benchmark_track import (
     DISTURBED,
@@ -23,7 +24,6 @@ from sam_variants.hub_scripts.benchmark_track import (
     ONE_OBJECT,
     OURS,
     THEIRS,
-    Settings,
     comparison_row,
     measure_small,
 )
@@ -191,13 +191,13 @@ def test_row_of_a_comparison() -> None:
 
 def test_small_rows_hold_every_tracker(small_model: Any) -> None:
     progress: list[float] = []
-    row = measure_small(small_model, Settings(small_frames=1), 1, progress.append)
+    row = measure_small(small_model, TrackSettings(small_frames=1), 1, progress.append)
     assert set(row["seconds"]) == {OURS, DISTURBED, THEIRS}
     assert row["differences"][THEIRS] < 0.1
     assert row["differences"][DISTURBED] > 0
     assert set(row["parts"][OURS]) == set(row["parts"][THEIRS]) == {*OUR_PARTS, REST}
     assert all(row["parts"][name][part] > 0 for name in (OURS, THEIRS) for part in OUR_PARTS)
-    row = measure_small(small_model, Settings(small_frames=1, with_transformers=False), 2, progress.append)
+    row = measure_small(small_model, TrackSettings(small_frames=1, with_transformers=False), 2, progress.append)
     assert set(row["seconds"]) == {OURS, ONE_BY_ONE, ONE_OBJECT}
     assert row["limit_seconds"] > row["seconds"][ONE_OBJECT]
 
@@ -301,7 +301,7 @@ def test_j_at_half_size(monkeypatch: pytest.MonkeyPatch, small_model: Any, tmp_p
     small_model.save_pretrained(tmp_path)
     monkeypatch.setattr(benchmark_track, "CLIP_FRAMES", 2)
     monkeypatch.setattr(benchmark_track, "CLIP_SIZE", 64)
-    settings = Settings(model=str(tmp_path), clips=1)
+    settings = TrackSettings(model=str(tmp_path), clips=1)
     checkpoint, _ = benchmark_track.checkpoint_for_j(settings)
     found = benchmark_track.measure_half_size_j(str(checkpoint), settings)
     assert found["image_sizes"] == [128, 64]

@@ -13,7 +13,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sam_variants.hub_scripts import benchmark_demo, cli, demo_process
-from sam_variants.hub_scripts.benchmark_demo import DemoSettings, Visits, demo_tables, places, summary, write_photos
+from sam_variants.hub_scripts.benchmark_demo import Visits, demo_tables, places, summary, write_photos
+from sam_variants.hub_scripts.benchmark_settings import DemoSettings
 from sam_variants.hub_scripts.demo_browser import found_browser
 from sam_variants.spaces_demo import limits
 

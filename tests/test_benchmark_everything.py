@@ -20,9 +20,7 @@ from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts import benchmark_everything, benchmark_generators, cli
 from sam_variants.hub_scripts.benchmark_everything import (
     EMBEDDED,
-    MODELS,
     SAME_IOU,
-    EverythingSettings,
     chosen_generators,
     grid_sides,
     measure_row,
@@ -45,8 +43,8 @@ from sam_variants.hub_scripts.benchmark_generators import (
     their_points_per_batch,
 )
 from sam_variants.hub_scripts.benchmark_peak import PeakMemory
+from sam_variants.hub_scripts.benchmark_settings import GENERATING, PRESET, EverythingSettings
 from sam_variants.hub_scripts.benchmark_structured_sam import (
-    PRESET,
     preset_sam_config,
     small_sam_config,
     structured_sam,
@@ -319,7 +317,7 @@ def test_command(monkeypatch: pytest.MonkeyPatch) -> None:
     result = call("--megapixels", "12,0.5", "--repeats", 1, "--json", "--threads", 1)
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
-    assert list(report["models"]) == list(MODELS)
+    assert list(report["models"]) == list(GENERATING)
     sizes = [(row["megapixels"], row["points_per_side"]) for row in report["models"][EMBEDDED]["rows"]]
     assert sizes == [(0.5, 32), (12.0, 16), (12.0, 32)]
     assert list(report["models"][EMBEDDED]["rows"][2]["generators"]) == [OURS]

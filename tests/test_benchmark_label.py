@@ -14,9 +14,10 @@ from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts import benchmark_label
 from sam_variants.hub_scripts.benchmark_everything import own_options
 from sam_variants.hub_scripts.benchmark_generators import OURS, THEIRS
-from sam_variants.hub_scripts.benchmark_label import LABEL, LOOP, LabelingSettings, Work, measure_label, write_images
+from sam_variants.hub_scripts.benchmark_label import LABEL, LOOP, Work, measure_label, write_images
 from sam_variants.hub_scripts.benchmark_label_tables import label_tables
 from sam_variants.hub_scripts.benchmark_labeling import MEASUREMENTS, main
+from sam_variants.hub_scripts.benchmark_settings import LabelingSettings
 
 
 @pytest.fixture(scope="module")

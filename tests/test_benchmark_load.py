@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts import benchmark_load, cli
-from sam_variants.hub_scripts.benchmark_load import HELP, OURS, THEIRS, LoadSettings, measure_load, medians, run_alone
+from sam_variants.hub_scripts.benchmark_load import HELP, OURS, THEIRS, measure_load, medians, run_alone
 from sam_variants.hub_scripts.benchmark_load_tables import load_tables
 from sam_variants.hub_scripts.benchmark_loading import CHECKPOINT, LOADERS, PIPELINE, PRETRAINED, main
+from sam_variants.hub_scripts.benchmark_settings import LoadSettings
 
 LOADED = {"seconds": 0.25, "cpu_seconds": 0.5, "weights_bytes": 300_000_000, "peak_bytes": 330_000_000}
 

@@ -16,20 +16,20 @@ from sam_variants.hub_scripts import (
     benchmark_interleaved,
     cli,
 )
-from sam_variants.hub_scripts.benchmark_decode import OURS, PLAIN, DecodeSettings, measure_decode, plain_decoder
+from sam_variants.hub_scripts.benchmark_decode import OURS, PLAIN, measure_decode, plain_decoder
 from sam_variants.hub_scripts.benchmark_decode_tables import decode_tables
 from sam_variants.hub_scripts.benchmark_encode import (
     BFLOAT16,
     COMPILED,
     OFFICIAL,
     THEIRS,
-    EncodeSettings,
     measure_encode,
 )
 from sam_variants.hub_scripts.benchmark_encode_tables import encode_tables
 from sam_variants.hub_scripts.benchmark_interleaved import measure_in_turn, relative_difference
 from sam_variants.hub_scripts.benchmark_models import randomised, sized_config
 from sam_variants.hub_scripts.benchmark_official_form import OfficialTinyViT
+from sam_variants.hub_scripts.benchmark_settings import DecodeSettings, EncodeSettings
 from sam_variants.hub_scripts.benchmark_trackers import random_model, small_config
 from tests.tiny import tiny_model
 

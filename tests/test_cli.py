@@ -30,7 +30,7 @@ from sam_variants.results import Masks
 HEIGHT, WIDTH = 48, 80
 HEAVY = {"torch", "transformers", "PIL", "cv2", "huggingface_hub", "datasets"}
 # Those that take names or defaults from modules that import PyTorch.
-SLOW_TO_EXPLAIN = ("benchmark", "convert", "export")
+SLOW_TO_EXPLAIN = ("convert", "export")
 
 
 @pytest.fixture(scope="module")
