@@ -179,4 +179,5 @@ def measure_half_size_j(checkpoint: str, settings: TrackSettings) -> dict[str, A
             raise ValueError(f"model={checkpoint!r} holds a {type(model).__name__}, which is for images")
         trackers[str(side)] = SessionTracker(model, processor)
     results = measure_trackers(held_out_clips(settings.clips, CLIP_FRAMES, CLIP_SIZE), trackers)
-    return {"checkpoint": checkpoint, "image_sizes": [own, own // 2], "results": results}
+    name = settings.model or "the embedded checkpoint"
+    return {"checkpoint": name, "image_sizes": [own, own // 2], "results": results}

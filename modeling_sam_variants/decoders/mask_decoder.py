@@ -193,8 +193,9 @@ class MaskDecoder(PretrainedPart):
             token_mask = torch.cat([always, token_mask], dim=1)
         levels = high_resolution_features or []
         is_folded = (
-            self.is_foldable(tokens.shape[1])
+            is_plain_inference()  # first: what an export compares is no longer free in it
             and num_objects * dense_prompt_embeddings[0, 0].numel() >= MIN_FOLDED_PIXELS
+            and self.is_foldable(tokens.shape[1])
             and all(len(image_embeddings) % len(level) == 0 for level in levels)
         )
         predict = self._predict_folded if is_folded else self._predict_plainly
@@ -262,7 +263,7 @@ class MaskDecoder(PretrainedPart):
         # A hook around the whole decoder has its way; cores are hooked by transformers once attentions were asked for.
         bypassed = (MaskDecoder, AttentionCore)
         return (
-            is_plain_inference()  # first, because a number of tokens that is compared is no longer free in an export
+            is_plain_inference()  # first, as above
             and num_tokens <= MAX_FOLDED_TOKENS
             and self.device.type != "meta"  # which knows no values to choose by, nor autocast
             and self.config._attn_implementation == "sdpa"
