@@ -27,6 +27,7 @@ from sam_variants.checkpoint_layouts.read_checkpoint import (
     WHOLE_NAMES,
     read_checkpoint,
     read_weights_folder,
+    weights_state,
 )
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.configuration.known_checkpoints import CHECKPOINTS, KnownCheckpoint
@@ -74,11 +75,13 @@ class Source:
         stored: the tensors under the names of its layout, mapped from the files where their format allows.
         tensors: the same under our names.
         dropped: name in `stored` of a tensor that `tensors` leaves out → why nothing is lost by it.
-        model: ours, with the tensors that will be written; its configuration says which dtype to compute in.
+        model: ours, with the tensors that will be written, which are `tensors` themselves where nothing becomes of
+            them; its configuration says which dtype to compute in.
         processor: the one that belongs to the model.
         preset: name in `PRESETS` of exactly this architecture, or None.
         how: what told the architecture.
         dtype: what the weights are turned into; None leaves them as they are stored.
+        state: what would change if somebody wrote the files, by `weights_state`.
         quantize: how the model's weights were quantised, by its name in `QUANTIZATIONS`; None for not at all.
     """
 
@@ -96,6 +99,7 @@ class Source:
     preset: str | None
     how: str
     dtype: torch.dtype | None
+    state: dict[Path, tuple[int, int, int]]
     quantize: str | None = None
 
     @property
@@ -163,6 +167,7 @@ def read_source(
     given = None if preset is None else config_for(preset)
     config: PreTrainedConfig | None
     path, source = find_locally(name, revision)
+    state = weights_state(path)
     files = [read_file(file, check) for file in (weights_files(path) if path.is_dir() else [path])]
     values = config_beside(path)
     if says_quantized(values):
@@ -199,6 +204,7 @@ def read_source(
         preset=preset_of(config),
         how=how,
         dtype=dtype,
+        state=state,
     )
 
 
@@ -220,7 +226,7 @@ def store_as(model: SamVariantsModel, tensors: Mapping[str, Tensor], dtype: torc
         model.config.dtype = dtype
         return
     current = model.state_dict()
-    others = {name: tensor.clone() for name, tensor in tensors.items() if tensor.dtype != current[name].dtype}
+    others = {name: tensor for name, tensor in tensors.items() if tensor.dtype != current[name].dtype}
     model.load_state_dict(others, strict=False, assign=True)
 
 

@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard
 from torch import Tensor
 
 from sam_variants.checkpoint_layouts.layout_table import LAYOUTS
-from sam_variants.checkpoint_layouts.read_checkpoint import read_checkpoint, read_weights_folder
+from sam_variants.checkpoint_layouts.mapped_tensors import parts_of
+from sam_variants.checkpoint_layouts.read_checkpoint import read_checkpoint, read_weights_folder, weights_state
 from sam_variants.checkpoint_layouts.renames import shorten
 from sam_variants.checkpoint_layouts.write_checkpoint import (
     official_state_dict,
@@ -152,17 +153,29 @@ def write_target(source: Source, target: Target, folder: Path, options: WriteOpt
 
     Raises:
         ValueError: when the architecture cannot be written so.
-        OSError: when what was written is not what was read.
+        OSError: when what was written is not what was read, or the source changed meanwhile.
     """
     WRITERS[target](source, folder, options)
-    compare_tensors(source.written, READERS[target](source, folder))
+    compare_tensors(source.written, lambda: READERS[target](source, folder))
+    if weights_state(source.path) != source.state:
+        raise OSError(f"{source.name!r} changed while it was converted")
 
 
-def compare_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise OSError unless all tensors are equal bit for bit."""
-    if expected.keys() != found.keys():
-        raise OSError(f"these tensors were not written as they are: {shorten(expected.keys() ^ found.keys())}")
-    wrong = [name for name, tensor in expected.items() if not same_bits(tensor, found[name])]
+def compare_tensors(expected: Mapping[str, Tensor], read: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Raise OSError unless all tensors are equal bit for bit.
+
+    Args:
+        expected: by name.
+        read: gives the others, mapped anew each time, so that only a part of them is in memory at once.
+    """
+    differing = expected.keys() ^ read().keys()
+    if differing:
+        raise OSError(f"these tensors were not written as they are: {shorten(differing)}")
+    wrong: list[str] = []
+    for names in parts_of({name: tensor.nbytes for name, tensor in expected.items()}):
+        found = {name: tensor for name, tensor in read().items() if name in names}
+        wrong += [name for name in names if not same_bits(expected[name], found[name])]
+        del found  # the mapping ends before the next one begins
     if wrong:
         raise OSError(f"{len(wrong)} tensors were not written as they are: {shorten(wrong)}")
 

@@ -93,14 +93,18 @@ def drop_unused_weights(program: ExportedProgram) -> None:
 
 
 def write_onnx(program: ExportedProgram, part: Part, file: Path, opset: int | None) -> None:
-    """Write an ONNX file; its free sizes keep their names."""
+    """Write an ONNX file; its free sizes keep their names.
+
+    Raises:
+        ValueError: for a version of operators that the installed packages can't write.
+    """
     names = {
         name: {axis: size for axis, size in enumerate(given.shape) if isinstance(size, str)}
         for name, given in part.inputs.items()
     }
     num_bytes = sum(weight.nbytes for weight in program.state_dict.values())
     with torch.no_grad(), quietly():
-        torch.onnx.export(
+        written: Any = torch.onnx.export(
             program,
             (),
             file,
@@ -112,6 +116,12 @@ def write_onnx(program: ExportedProgram, part: Part, file: Path, opset: int | No
             dynamo=True,
             verbose=False,
         )
+    version = written.model.opset_imports[""]
+    if version != (opset or version):
+        raise ValueError(
+            f"--opset {opset} is not what the installed PyTorch and onnxscript can write: {file.name} has version "
+            f"{version}; nothing was written"
+        )
 
 
 def write_pt2(program: ExportedProgram, part: Part, file: Path, opset: int | None) -> None:
@@ -121,10 +131,20 @@ def write_pt2(program: ExportedProgram, part: Part, file: Path, opset: int | Non
 
 
 def read_onnx(file: Path) -> Run:
-    """A way to run an ONNX file on the CPU."""
+    """A way to run an ONNX file on the CPU.
+
+    Raises:
+        ValueError: when ONNX Runtime does not know what is in it, such as operators of a later version.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no class of their own
+        raise ValueError(
+            f"ONNX Runtime {onnxruntime.__version__} can't read {file.name}; another --opset may help, and nothing "
+            f"was written ({str(error).splitlines()[0]})"
+        ) from error
 
     def run(inputs: dict[str, Tensor]) -> list[Tensor]:
         found: Any = session.run(None, {name: value.numpy() for name, value in inputs.items()})

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from convert_examples import report_of, same_bits
+from convert_examples import refused, report_of, same_bits
 from safetensors.torch import load_file, save_file
 from test_cli import run
 from tiny import save_tiny
 from torch import Tensor
 from transformers import SamModel
 
+from sam_variants.checkpoint_layouts import mapped_tensors
 from sam_variants.checkpoint_layouts.load_checkpoint import load_checkpoint
+from sam_variants.checkpoint_layouts.mapped_tensors import is_mapped
 from sam_variants.hub.checksums import verify_files, write_checksums
+from sam_variants.hub.repo_folder import write_repo_folder
+from sam_variants.hub_scripts import convert_target
+from sam_variants.hub_scripts.convert_source import read_source
+from sam_variants.hub_scripts.convert_target import compare_tensors
 
 MIXED = "mask_decoder.iou_token.weight"
 
@@ -52,6 +59,44 @@ def test_our_folder_stays_as_it_is_stored(stored: dict[str, Tensor], tmp_path: P
     assert same_bits({name: tensor for shard in shards for name, tensor in shard.items()}, stored)
     shown = run("convert", given, "--out", tmp_path / "shown").stdout
     assert "written in" not in shown
+
+
+def test_weights_are_in_memory_once(stored: dict[str, Tensor], tmp_path: Path) -> None:
+    """The model that is written holds the tensors of the file themselves, whatever they are stored in."""
+    source = read_source(str(tmp_path / "given"))
+    held = source.model.state_dict()
+    assert held.keys() == source.tensors.keys() == stored.keys()
+    assert all(held[name].data_ptr() == tensor.data_ptr() for name, tensor in source.tensors.items())
+    assert all(is_mapped(tensor) for tensor in source.tensors.values())
+
+
+def test_what_was_written_is_compared_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped_tensors, "SMALLEST_PART", 1)
+    expected = {f"weight {number}": torch.full((5,), float(number)) for number in range(30)}
+    readings: list[weakref.ref[Tensor]] = []
+
+    def read() -> dict[str, Tensor]:
+        assert all(tensor() is None for tensor in readings), "an earlier reading is still in memory"
+        found = {name: tensor.clone() for name, tensor in expected.items()}
+        readings[:] = [weakref.ref(tensor) for tensor in found.values()]
+        found["weight 7"][0] = found["weight 29"][4] = -1
+        return found
+
+    with pytest.raises(OSError, match="2 tensors were not written as they are: weight 29, weight 7"):
+        compare_tensors(expected, read)
+
+
+def test_a_checkpoint_that_changes_meanwhile_is_not_converted(
+    stored: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(model: Any, folder: Path, **options: Any) -> None:
+        write_repo_folder(model, folder, **options)
+        save_file(stored, tmp_path / "new.safetensors", metadata={"format": "pt"})
+        (tmp_path / "new.safetensors").replace(tmp_path / "given" / "model.safetensors")
+
+    monkeypatch.setattr(convert_target, "write_repo_folder", write)
+    assert "changed while it was converted" in refused(tmp_path / "given", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_dtype_is_computed_in(stored: dict[str, Tensor], tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ from typer.testing import CliRunner
 from sam_variants.checkpoint_layouts.load_whole import load_whole
 from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts import cli, export_files
-from sam_variants.hub_scripts.export_files import Format, check_packages, differences, read_pt2, trace, write_part
+from sam_variants.hub_scripts.export_files import (
+    Format,
+    check_packages,
+    differences,
+    read_onnx,
+    read_pt2,
+    trace,
+    write_part,
+)
 from sam_variants.hub_scripts.export_parts import Input, Part, parts_of
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.video_reader import read_frames
@@ -139,6 +147,14 @@ def test_a_part_that_gives_something_else_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setitem(export_files.READERS, Format.pt2, read_wrong)
     with pytest.raises(ValueError, match=r"doubling\.pt2 gives other y than the model: the largest difference is 9"):
         write_part("doubling", DOUBLING, Format.pt2, tmp_path)
+
+
+def test_a_version_of_operators_that_is_not_known_here_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--opset 99 .* doubling\.onnx has version \d+"):
+        write_part("doubling", DOUBLING, Format.onnx, tmp_path, opset=99)
+    (tmp_path / "later.onnx").write_bytes(b"operators of later versions")
+    with pytest.raises(ValueError, match=r"ONNX Runtime .* can't read later\.onnx"):
+        read_onnx(tmp_path / "later.onnx")
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

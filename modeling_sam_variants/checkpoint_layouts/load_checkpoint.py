@@ -183,8 +183,9 @@ def build_model(
         config: its configuration.
         tensors: our name → tensor, for every parameter and persistent buffer.
         source: where they come from, for messages.
-        read_again: gives the same tensors anew, so that a large file is never in memory twice; those given are then
-            used up. By default all are copied.
+        read_again: gives the same tensors anew for copies, so that a large file is never in memory twice; those given
+            are then used up. By default the model holds the given tensors themselves, mapped from a file or not, which
+            is for models that don't outlive a conversion.
 
     Raises:
         ValueError: when a key is missing, unexpected or of another shape, listing them.
@@ -197,11 +198,8 @@ def build_model(
     stored = floating.pop() if len(floating) == 1 else torch.float32
     dtype = stored if config.dtype is None else config.dtype
     # Copies, because the tensors may be mapped from the file, and a later save over it would change the model.
-    if read_again is None:
-        copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    else:
-        copies = own_memory(tensors, read_again)
-    return type(blank).from_pretrained(None, config=config, state_dict=copies, dtype=dtype).eval()
+    held = tensors if read_again is None else own_memory(tensors, read_again)
+    return type(blank).from_pretrained(None, config=config, state_dict=dict(held), dtype=dtype).eval()
 
 
 def check_fit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
