@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +27,9 @@ from sam_variants.hub.checksums import update_checksums
 from sam_variants.hub.model_card import model_card
 from sam_variants.hub.repo_files import CARD_FILE
 from sam_variants.hub.repo_folder import write_repo_folder
+from sam_variants.hub_scripts.convert_forms import Target, WriteOptions
 from sam_variants.hub_scripts.convert_source import OURS, Source
 from sam_variants.hub_scripts.export_remote_code import export_remote_code
-
-
-class Target(StrEnum):
-    """What can be written."""
-
-    ours = "ours"
-    official = "official"
-    transformers = "transformers"
-
-
-@dataclass(frozen=True)
-class WriteOptions:
-    """How it is written.
-
-    Attributes:
-        max_shard_size: weights above are split; as in `save_pretrained`.
-        licence: SPDX identifier for the card; None for that of the published weights.
-        with_code: put the package's code beside the weights, for `trust_remote_code`.
-    """
-
-    max_shard_size: str = "50GB"
-    licence: str | None = None
-    with_code: bool = False
 
 
 def write_ours(source: Source, folder: Path, options: WriteOptions) -> None:

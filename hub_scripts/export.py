@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from sam_variants.checkpoint_layouts.load_whole import load_whole
-from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
 from sam_variants.default_checkpoint import default_checkpoint
-from sam_variants.hub_scripts.convert_folder import whole_folder
-from sam_variants.hub_scripts.export_files import Format, Written, check_packages, write_part
-from sam_variants.hub_scripts.export_manifest import MANIFEST_FILE, copy_predictor, manifest
-from sam_variants.hub_scripts.export_parts import Part, parts_of
+from sam_variants.hub_scripts.export_format import Format
 from sam_variants.hub_scripts.model_options import ImageSizeOption
 from sam_variants.hub_scripts.segment import Clock
-from sam_variants.processing.image_fitting import LONGEST_SIDE
+
+# At their places below, because they import PyTorch, for which --help should not wait.
+if TYPE_CHECKING:
+    from sam_variants.hub_scripts.export_files import Written
+    from sam_variants.hub_scripts.export_parts import Part
 
 # Beside the weights of each part: its graph.
 GRAPH_BYTES = 4 << 20
@@ -69,6 +67,13 @@ def export(
     sam-variants export facebook/sam2.1-hiera-tiny --format pt2 --out sam2
     sam-variants export sam_vit_b_01ec64.pth --part image_encoder --out encoder
     """
+    from sam_variants.checkpoint_layouts.load_whole import load_whole
+    from sam_variants.hub_scripts.convert_folder import whole_folder
+    from sam_variants.hub_scripts.export_files import write_part
+    from sam_variants.hub_scripts.export_manifest import MANIFEST_FILE, copy_predictor, manifest
+    from sam_variants.hub_scripts.export_parts import parts_of
+    from sam_variants.processing.image_fitting import LONGEST_SIDE
+
     console, clock = Console(stderr=True), Clock()
     check_request(checkpoint, out, to, video, opset)
     source = str(default_checkpoint(video)) if checkpoint is None else checkpoint
@@ -96,6 +101,8 @@ def export(
 
 def check_request(checkpoint: str | None, out: Path, to: Format, video: bool, opset: int | None) -> None:
     """Refuse what can't be meant before the model is loaded."""
+    from sam_variants.hub_scripts.export_files import check_packages
+
     if checkpoint is not None and video:
         raise typer.BadParameter(f"names the embedded checkpoint; {checkpoint!r} is another", param_hint="--video")
     if opset is not None and to is not Format.onnx:
@@ -113,6 +120,10 @@ def check_model(source: str, model: Any, processor: Any) -> None:
     Raises:
         ValueError: naming what stands in the way.
     """
+    from torch import nn
+
+    from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
+
     if any(type(weight) is not nn.Parameter for weight in model.parameters()):
         raise ValueError(f"{source!r} is quantised; export the checkpoint that it was made from")
     if not model.config.pad_input:

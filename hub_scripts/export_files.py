@@ -9,7 +9,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from sam_variants.hub_scripts.export_format import Format
 from sam_variants.hub_scripts.export_parts import Part
 
 # What a part is traced with; all different, so that no two sizes are taken for one.
@@ -47,13 +47,6 @@ SMALLEST_SCALE = 1e-3
 MAX_ONNX_BYTES = 1_900_000_000
 
 Run = Callable[[dict[str, Tensor]], list[Tensor]]
-
-
-class Format(StrEnum):
-    """What is written."""
-
-    onnx = "onnx"
-    pt2 = "pt2"
 
 
 def trace(part: Part) -> ExportedProgram:

@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from sam_variants.configuration.configuration_sam_variants_video import SamVariantsVideoConfig
-from sam_variants.hub_scripts.export_files import PACKAGES, Format, Written
+from sam_variants.hub_scripts.export_files import PACKAGES, Written
+from sam_variants.hub_scripts.export_format import Format
 from sam_variants.hub_scripts.export_parts import Part
 from sam_variants.memory.memory_bank import MemoryRules
 from sam_variants.processing.image_fitting import LONGEST_SIDE

@@ -29,8 +29,6 @@ from sam_variants.results import Masks
 
 HEIGHT, WIDTH = 48, 80
 HEAVY = {"torch", "transformers", "PIL", "cv2", "huggingface_hub", "datasets"}
-# Those that take names or defaults from modules that import PyTorch.
-SLOW_TO_EXPLAIN = ("convert", "export")
 
 
 @pytest.fixture(scope="module")
@@ -298,9 +296,7 @@ def imported_for_help(tmp_path: Path, *names: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_help_waits_for_nothing_heavy(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if name in SLOW_TO_EXPLAIN:
-        request.applymarker(pytest.mark.xfail(reason="its options are defined beside what needs PyTorch"))
+def test_help_waits_for_nothing_heavy(name: str, tmp_path: Path) -> None:
     assert not imported_for_help(tmp_path, name) & HEAVY
 
 

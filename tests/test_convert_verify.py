@@ -18,7 +18,7 @@ from sam_variants.checkpoint_layouts.layout_table import LAYOUTS
 from sam_variants.checkpoint_layouts.load_checkpoint import export_state_dict
 from sam_variants.checkpoint_layouts.write_checkpoint import transformers_layout
 from sam_variants.configuration.presets import PRESETS, config_for
-from sam_variants.hub_scripts import convert as convert_module
+from sam_variants.hub_scripts import convert_run
 from sam_variants.hub_scripts.convert_source import Source, preset_of, read_source
 from sam_variants.hub_scripts.convert_verify import LIMIT, NUM_FRAMES, Verification, verify_source
 
@@ -103,10 +103,10 @@ def test_the_command_refuses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """An official file: nothing is written, and the difference is told; without the fault it is written and told."""
     model: Any = model_from({"model_type": "sam_variants", **TINY["sam"]})
     torch.save(copied(export_state_dict(model, "sam")), tmp_path / "given.pth")
-    monkeypatch.setitem(convert_module.read_source.__globals__, "detect_config", lambda shapes, source: model.config)
+    monkeypatch.setitem(convert_run.read_source.__globals__, "detect_config", lambda shapes, source: model.config)
     call = ("convert", tmp_path / "given.pth", "--out", tmp_path / "out", "--verify")
     with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "read_source", spoiled(convert_module.read_source))
+        patch.setattr(convert_run, "read_source", spoiled(convert_run.read_source))
         result = run(*call)
     assert result.exit_code == 1
     assert "was not converted: outputs differ from those of transformers' SamModel by up to masks" in result.stderr

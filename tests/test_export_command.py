@@ -23,7 +23,6 @@ from sam_variants.checkpoint_layouts.load_whole import load_whole
 from sam_variants.default_checkpoint import default_checkpoint
 from sam_variants.hub_scripts import cli, export_files
 from sam_variants.hub_scripts.export_files import (
-    Format,
     check_packages,
     differences,
     read_onnx,
@@ -31,6 +30,7 @@ from sam_variants.hub_scripts.export_files import (
     trace,
     write_part,
 )
+from sam_variants.hub_scripts.export_format import Format
 from sam_variants.hub_scripts.export_parts import Input, Part, parts_of
 from sam_variants.modeling_sam_variants import SamVariantsModel
 from sam_variants.processing.video_reader import read_frames
