@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sam_variants.memory.memory_bank import FrameRecord
@@ -55,8 +55,9 @@ def save_session(session: VideoSession, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     unfinished = target.with_name(target.name + ".part")
     try:
-        save_file(tensors, unfinished, {METADATA_KEY: json.dumps(state)})
-    except SafetensorError as error:
+        # Not with save_file, whose own unfinished file of another name would be left by a process that is killed.
+        unfinished.write_bytes(save(tensors, {METADATA_KEY: json.dumps(state)}))
+    except OSError as error:
         raise OSError(f"the state can't be written to {str(unfinished)!r}: {error}") from error
     os.replace(unfinished, target)
 

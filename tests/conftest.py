@@ -29,16 +29,6 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def tiny_decoders_fold() -> Iterator[None]:
-    """Mask decoders take their fast form with tiny dimensions too, where it doesn't pay."""
-    from sam_variants.decoders import mask_decoder
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mask_decoder, "MIN_FOLDED_PIXELS", 0)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
 def imports_are_no_garbage() -> None:
     """A run of transformers' Trainer collects garbage, which takes longer than the run where half a million objects of
     imported modules are looked at.

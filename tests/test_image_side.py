@@ -170,21 +170,6 @@ def test_changed_decoders_are_left_alone(change: Any) -> None:
         assert not model.mask_decoder.is_foldable(7)
 
 
-@pytest.mark.parametrize(("num_objects", "is_folded"), [(1, False), (4, True)])
-def test_few_small_objects_take_the_plain_form(
-    num_objects: int, is_folded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tiny_model("vit")  # whose image has 16 tokens
-    embeddings = image_embeddings(model, 1)
-    labels = torch.ones(1, num_objects, 1, dtype=torch.long)
-    folded: list[int] = []
-    whole = MaskDecoder._predict_folded
-    monkeypatch.setattr(mask_decoder, "MIN_FOLDED_PIXELS", 64)
-    monkeypatch.setattr(MaskDecoder, "_predict_folded", lambda *given: folded.append(1) or whole(*given))
-    answers(model, image_embeddings=embeddings, input_points=64 * torch.rand(*labels.shape, 2), input_labels=labels)
-    assert bool(folded) is is_folded
-
-
 def test_gradients_autocast_and_long_prompts_take_the_plain_form() -> None:
     decoder = tiny_model("vit").mask_decoder
     assert not decoder.is_foldable(7)

@@ -131,7 +131,10 @@ def test_a_killed_process_can_be_resumed(model: Path, video: Path, whole: Path, 
     )
     options = [str(option) for option in (video, *OPTIONS, "--model", model, "--out", tmp_path)]
     log = tmp_path / "clip_masks.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", code, "track", *options], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, "track", *options]
+    # As many threads as this process has, or rounding differs.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
         if log.exists() and log.read_bytes().count(b"\n") >= 4:

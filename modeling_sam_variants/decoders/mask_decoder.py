@@ -23,10 +23,8 @@ from sam_variants.pretrained_part import PretrainedPart, other_parts
 PRESENT_SCORE = 10.0
 # The logits of an object that isn't there.
 NO_OBJECT_LOGIT = -1024.0
-# Folding pays while the tokens are few beside the channels, and with so many image tokens of all objects together: one
-# object at 1024 pixels, or eight at 384. Sharing the first layer's work pays from so many objects on.
+# Folding pays while the tokens are few beside the channels, and sharing the first layer's work from so many objects on.
 MAX_FOLDED_TOKENS = 24
-MIN_FOLDED_PIXELS = 1 << 12
 MIN_SHARING_OBJECTS = 4
 
 
@@ -192,11 +190,8 @@ class MaskDecoder(PretrainedPart):
             always = token_mask.new_ones(num_objects, self.num_output_tokens)
             token_mask = torch.cat([always, token_mask], dim=1)
         levels = high_resolution_features or []
-        is_folded = (
-            is_plain_inference()  # first: what an export compares is no longer free in it
-            and num_objects * dense_prompt_embeddings[0, 0].numel() >= MIN_FOLDED_PIXELS
-            and self.is_foldable(tokens.shape[1])
-            and all(len(image_embeddings) % len(level) == 0 for level in levels)
+        is_folded = self.is_foldable(tokens.shape[1]) and all(
+            len(image_embeddings) % len(level) == 0 for level in levels
         )
         predict = self._predict_folded if is_folded else self._predict_plainly
         decoded = predict(
@@ -263,7 +258,7 @@ class MaskDecoder(PretrainedPart):
         # A hook around the whole decoder has its way; cores are hooked by transformers once attentions were asked for.
         bypassed = (MaskDecoder, AttentionCore)
         return (
-            is_plain_inference()  # first, as above
+            is_plain_inference()  # first, because a number of tokens that is compared is no longer free in an export
             and num_tokens <= MAX_FOLDED_TOKENS
             and self.device.type != "meta"  # which knows no values to choose by, nor autocast
             and self.config._attn_implementation == "sdpa"
