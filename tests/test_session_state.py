@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_video_model
 
-from sam_variants import session_state
 from sam_variants.session_state import load_session, save_session
 
 HEIGHT, WIDTH = 48, 64
@@ -90,12 +89,13 @@ def test_a_failed_write_leaves_the_file_before(model: Any, tmp_path: Path, monke
     save_session(session, tmp_path / "state")
     before = (tmp_path / "state").read_bytes()
 
-    def broken(tensors: Any, path: Path, metadata: Any) -> None:
-        Path(path).write_bytes(b"half of it")
+    def broken(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:9])
         raise OSError("disk full")
 
     session.step(frame(5))
-    monkeypatch.setattr(session_state, "save_file", broken)
+    monkeypatch.setattr(Path, "write_bytes", broken)
     with pytest.raises(OSError, match="disk full"):
         save_session(session, tmp_path / "state")
     assert (tmp_path / "state").read_bytes() == before
