@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from own_process import assert_checks_pass
 from safetensors.torch import save_file
 from tiny import save_tiny, tiny_config
 from transformers import AutoModel
@@ -46,20 +45,7 @@ def test_with_torchao() -> None:
     if not TORCHAO.is_dir() and find_spec("torchao") is None:
         reason = f"no torchao: pip install --no-deps --target {TORCHAO} torchao"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    # What pytest and its workers tell their children is not for this one.
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    path = os.pathsep.join([str(TORCHAO), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    run = subprocess.run(
-        [*command, str(TESTS / "quantized_checks.py")],
-        cwd=TESTS.parent,
-        env=own | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    assert "passed" in run.stdout
+    assert_checks_pass("quantized_checks.py", TORCHAO)
 
 
 def quantised_folder(folder: Path) -> Path:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # Where a copy from the CPU reads everything before the call is back, so that it never has to be waited for.
-UNHURRIED = {"cuda", "xpu"}
+UNHURRIED = {"cuda"}
 
 
 def sent(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
