@@ -106,9 +106,9 @@ class SamModelOnOurEncoder(SamModel):
         """All maps of the encoder, to be passed on as `image_embeddings`."""
         return self.vision_encoder(pixel_values, **kwargs)
 
-    def forward(self, image_embeddings: Sequence[Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
-        """As theirs, with the maps of `get_image_embeddings`."""
-        *finer_maps, embedding = image_embeddings
+    def forward(self, image_embeddings: Tensor | Sequence[Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
+        """As theirs, with the maps of `get_image_embeddings`, ours or this one's."""
+        *finer_maps, embedding = [image_embeddings] if isinstance(image_embeddings, Tensor) else image_embeddings
         decoder: Any = self.mask_decoder
         for step, finer_map in zip((decoder.upscale_conv2, decoder.upscale_conv1), finer_maps, strict=False):
             step.finer_map = finer_map

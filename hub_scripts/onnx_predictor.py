@@ -56,7 +56,7 @@ class Predictor:
         pixel_values = np.pad((np.stack(bands) / divisor - mean) / std, padding)[None]
         return self.run("image_encoder", {"pixel_values": pixel_values}) | {"original_size": np.array(photo.size[::-1])}
 
-    def prompts(self, graph: str, given: dict[str, Any]) -> dict[str, Any]:
+    def prompts(self, graph: str, photo: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """What a graph takes of points P×N×2 and labels P×N (N may differ between objects), boxes P×4 (−10 for none)
         and mask_prompts P×cells×cells (logits as graphs give them, NaN for none), and padding for the others.
         """
@@ -70,14 +70,17 @@ class Predictor:
             table = np.full((count, max([1, *map(len, points)]), 3), -10, "f4")  # x, y, label
             for place, row, marks in zip(table, points, labels, strict=True):
                 place[: len(row)] = np.column_stack([np.reshape(row, (len(row), 2)), marks])
-            found = {"points": table[..., :2], "labels": table[..., 2]}
+            found = {"points": np.where(table[..., 2:] < 0, -10, table[..., :2]), "labels": table[..., 2]}
             for name, (size, fill) in self.settings["prompts"].items():
                 if name in known and name not in found:
                     found[name] = np.reshape(given.get(name, np.full((count, *size), float(fill))), (count, *size))
-            if not np.isfinite(table).all() or {*table[..., 2].flat} - {1, 0, -1, -10}:
-                raise ValueError("points are finite, labels are 1 (on the object), 0 (off it) or -10 (padding)")
-            if not np.isfinite(found["boxes"]).all() or (found["boxes"][:, :2] > found["boxes"][:, 2:]).any():
-                raise ValueError("boxes are finite, with x1 <= x2 and y1 <= y2")
+            if {*found["labels"].flat} - {1, 0, -1, -10}:
+                raise ValueError("labels are 1 (on the object), 0 (off it) or -10 (padding)")
+            boxes = found["boxes"][(found["boxes"] != -10).any(axis=1)]
+            corners = np.concatenate([found["points"][found["labels"] >= 0], boxes.reshape(-1, 2)])
+            height, width = photo["original_size"]
+            if not ((corners >= 0) & (corners <= (width, height))).all() or (boxes[:, :2] >= boxes[:, 2:]).any():
+                raise ValueError(f"points and boxes lie in the {width}×{height} pixels of the photo, x1 < x2, y1 < y2")
         except (TypeError, ValueError) as error:
             names = ", ".join(given) or "no prompts"
             raise ValueError(f"{names}: {error}; each is a list with an entry for every object") from error
@@ -85,7 +88,7 @@ class Predictor:
 
     def segment(self, photo: dict[str, Any], mask_numbers: Any = (1, 2, 3), **prompts: Any) -> tuple[Any, Any]:
         """Masks P×M×height×width bool and predicted IoU P×M; 0 is the single mask, 1 to 3 are for ambiguous prompts."""
-        given = self.prompts("prompt_decoder", prompts) | {"mask_numbers": np.array(mask_numbers)}
+        given = self.prompts("prompt_decoder", photo, prompts) | {"mask_numbers": np.array(mask_numbers)}
         answer = self.run("prompt_decoder", photo | given)
         return answer["masks"][0] > 0, answer["iou_scores"][0]
 
@@ -94,9 +97,14 @@ class Predictor:
         if "memory_attention" not in self.sessions:
             raise ValueError("these graphs are for photos alone: export a checkpoint that tracks")
         objects: dict[int, Any] = {}  # what is remembered of each, of prompted and of tracked frames
+        size, later = None, dict(prompts)
         for now, image in enumerate(frames):
-            frame, asked = self.encode(image, "video"), prompts.get(now, {})
+            frame, asked = self.encode(image, "video"), later.pop(now, {})
+            if (size := size or [*frame["original_size"]]) != [*frame["original_size"]]:
+                raise ValueError(f"frame {now} has another size than the frames before it, {size[1]}×{size[0]}")
             yield {n: self.follow(frame, asked.get(n), now, *objects.setdefault(n, ({}, {}))) for n in objects | asked}
+        if later or not objects:
+            raise ValueError(f"frames whose prompts were not reached: {[*later] or 'no prompts were given'}")
 
     def follow(self, frame: dict[str, Any], prompt: Any, now: int, prompted: Any, tracked: Any) -> tuple[Any, float]:
         """Find one object on a frame by its prompts (or `mask` alone, height×width), else by what is remembered."""
@@ -106,7 +114,7 @@ class Predictor:
             mask = np.broadcast_to(np.array(asked["mask"], bool), (1, *frame["original_size"])).copy()
             graph, given = "mask_prompt", {"mask": mask}
         else:
-            given = self.prompts(graph, {name: [value] for name, value in asked.items()})
+            given = self.prompts(graph, frame, {name: [value] for name, value in asked.items()})
         if not is_prompted:
             given |= self.run("memory_attention", frame | self.look_back(now, prompted, prompted | tracked))
         answer = self.run(graph, frame | given)

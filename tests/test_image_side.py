@@ -179,6 +179,51 @@ def test_gradients_autocast_and_long_prompts_take_the_plain_form() -> None:
             assert not decoder.is_foldable(7)
 
 
+def told(form: Any, taken: list[str]) -> Any:
+    def call(*given: Any) -> Any:
+        taken.append(form.__name__)
+        return form(*given)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_objects", "side", "is_folded"),
+    [(1, 1, 31, False), (1, 1, 32, True), (1, 2, 4, False), (1, 3, 4, True), (2, 4, 4, False), (2, 6, 4, True)],
+)
+def test_few_objects_on_small_maps_take_the_plain_form(
+    num_images: int, num_objects: int, side: int, is_folded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("tiny_vit")
+    decoder, taken = model.mask_decoder, list[str]()
+    for form in ("_predict_folded", "_predict_plainly"):
+        monkeypatch.setattr(MaskDecoder, form, told(getattr(MaskDecoder, form), taken))
+    maps = torch.randn(num_images, WIDTH, side, side)
+    pe = torch.randn(1, WIDTH, side, side)
+    dense = torch.randn(1, WIDTH, 1, 1).expand(num_objects, -1, side, side)
+    with torch.no_grad():
+        decoder(maps, pe, torch.randn(num_objects, 2, WIDTH), dense)
+    assert taken == ["_predict_folded" if is_folded else "_predict_plainly"]
+
+
+def test_a_mask_that_hides_no_token_is_left_out_of_the_plain_form() -> None:
+    decoder = tiny_model("tiny_vit").mask_decoder
+    seen: list[Tensor | None] = []
+    handle = decoder.transformer.register_forward_pre_hook(lambda module, given: seen.append(given[3]))
+    images, pe, tokens = torch.randn(2, WIDTH, 4, 4), torch.randn(1, WIDTH, 4, 4), torch.randn(2, 3, WIDTH)
+    given = images, pe, tokens, torch.randn(2, WIDTH, 4, 4)
+    all_seen, one_hidden = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[True] * 3, [True, True, False]])
+    with torch.no_grad():
+        expected = decoder(*given)
+        found = decoder(*given, token_mask=all_seen)
+        decoder(*given, token_mask=one_hidden)
+    with_gradients = decoder(*given, token_mask=all_seen)
+    handle.remove()
+    assert [mask is None for mask in seen] == [True, True, False, False]
+    assert torch.equal(found.masks, expected.masks)
+    assert_same((with_gradients.masks.detach(),), (expected.masks,))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_close(dtype: torch.dtype) -> None:
     model = tiny_model("tiny_vit_with_skips")

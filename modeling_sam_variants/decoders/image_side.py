@@ -93,9 +93,7 @@ class ImageSide:
         buffer = self.pixels.new_empty(min(step, len(tokens)), num_pixels, channels)
         for start in range(0, len(tokens), step):
             group = slice(start, start + step)
-            mask = None if token_mask is None else token_mask[group]
-            if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
-                mask = None  # another device would have to be waited for
+            mask = None if token_mask is None else needed_mask(token_mask[group])
             out = buffer[: len(tokens[group])]
             pixels = self.pixels
             if dense_prompts is not None:
@@ -150,6 +148,11 @@ class ImageSide:
         if self._finest is not None:
             x += self._finest[:, part]
         return _in_place(last_activation, x).flatten(1, 3)
+
+
+def needed_mask(token_mask: Tensor) -> Tensor | None:
+    """A mask of tokens, or None where it hides none of them; on another device than a CPU one would have to wait."""
+    return None if token_mask.device.type == "cpu" and bool(token_mask.all()) else token_mask
 
 
 def _in_place(activation: nn.Module, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from transformers.activations import ACT2CLS
 from transformers.utils.output_capturing import OutputRecorder
 
 from sam_variants.configuration.configuration_mask_decoder import MaskDecoderConfig
-from sam_variants.decoders.image_side import ImageSide
+from sam_variants.decoders.image_side import ImageSide, needed_mask
 from sam_variants.layers.attention import Attention
 from sam_variants.layers.attention_core import AttentionCore
 from sam_variants.layers.layer_norm_2d import LayerNorm2d
@@ -23,9 +23,12 @@ from sam_variants.pretrained_part import PretrainedPart, other_parts
 PRESENT_SCORE = 10.0
 # The logits of an object that isn't there.
 NO_OBJECT_LOGIT = -1024.0
-# Folding pays while the tokens are few beside the channels, and sharing the first layer's work from so many objects on.
+# Folding pays while the tokens are few beside the channels, and with an image of so many pixels or so many objects on
+# it; sharing the first layer's work pays from so many objects on.
 MAX_FOLDED_TOKENS = 24
-MIN_SHARING_OBJECTS = 4
+MIN_FOLDED_PIXELS = 1 << 10
+MIN_FOLDED_OBJECTS = 3
+MIN_SHARING_OBJECTS = 2
 
 
 class DecodedMasks(NamedTuple):
@@ -190,8 +193,11 @@ class MaskDecoder(PretrainedPart):
             always = token_mask.new_ones(num_objects, self.num_output_tokens)
             token_mask = torch.cat([always, token_mask], dim=1)
         levels = high_resolution_features or []
-        is_folded = self.is_foldable(tokens.shape[1]) and all(
-            len(image_embeddings) % len(level) == 0 for level in levels
+        is_folded = (
+            is_plain_inference()  # first, because a size that is compared is no longer free in an export
+            and _folding_pays(image_embeddings, num_objects)
+            and self.is_foldable(tokens.shape[1])
+            and all(len(image_embeddings) % len(level) == 0 for level in levels)
         )
         predict = self._predict_folded if is_folded else self._predict_plainly
         decoded = predict(
@@ -223,6 +229,8 @@ class MaskDecoder(PretrainedPart):
         is_object: Tensor | None,
     ) -> DecodedMasks:
         """`predict_masks` as the official code computes it, padding objects like others."""
+        if token_mask is not None and is_plain_inference():
+            token_mask = needed_mask(token_mask)
         image = _add_per_image(dense, image_embeddings)
         tokens, image_tokens = self.transformer(image, image_pe, tokens, token_mask)
         iou_scores, mask_tokens, object_score_logits = self.read_tokens(tokens)
@@ -258,7 +266,7 @@ class MaskDecoder(PretrainedPart):
         # A hook around the whole decoder has its way; cores are hooked by transformers once attentions were asked for.
         bypassed = (MaskDecoder, AttentionCore)
         return (
-            is_plain_inference()  # first, because a number of tokens that is compared is no longer free in an export
+            is_plain_inference()
             and num_tokens <= MAX_FOLDED_TOKENS
             and self.device.type != "meta"  # which knows no values to choose by, nor autocast
             and self.config._attn_implementation == "sdpa"
@@ -318,6 +326,12 @@ class MaskDecoder(PretrainedPart):
         finest, coarser = high_resolution_features
         image = activation(norm(_add_per_image(first(image), coarser)))
         return last_activation(_add_per_image(second(image), finest))
+
+
+def _folding_pays(image_embeddings: Tensor, num_objects: int) -> bool:
+    """Whether B images B×C×h×w have enough pixels, or their N objects are enough, for `ImageSide` to be faster."""
+    num_images, _, height, width = image_embeddings.shape
+    return height * width >= MIN_FOLDED_PIXELS or num_objects >= MIN_FOLDED_OBJECTS * num_images
 
 
 def _add_per_image(x: Tensor, feature: Tensor) -> Tensor:

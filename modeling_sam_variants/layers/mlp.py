@@ -51,9 +51,10 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """…×input_dim → …×output_dim."""
         hidden = x
-        for layer in self.layers[:-1]:
+        *inner, last = self.layers  # a slice would be a module of its own, made anew for each call
+        for layer in inner:
             hidden = self.act(layer(hidden))
-        hidden = self.layers[-1](hidden)
+        hidden = last(hidden)
         if self.residual:
             hidden = hidden + x
         hidden = self.out_norm(hidden)
