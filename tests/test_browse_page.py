@@ -177,7 +177,9 @@ def test_filters_leave_images_and_masks(page: Page, library: Library) -> None:
     page.locator("#search input, #search textarea").fill("/001")
     expect(count).to_have_text("10 of 30 images · 22 masks")
     page.get_by_role("button", name="More filters").click()
-    page.get_by_role("spinbutton", name="Expected IoU").fill("0.7")
+    at_least = page.get_by_role("spinbutton", name="Expected IoU")
+    at_least.click()  # waits until the filters have slid open; nobody types before
+    at_least.fill("0.7")
     expect(count).to_have_text("10 of 30 images · 8 masks")
     page.get_by_label("Masks in an image, from").fill("3")
     page.keyboard.press("Tab")
