@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +65,8 @@ def measure_encoder(name: str, settings: EncodeSettings, advance: Advance) -> di
     pixel_values = torch.randn(1, 3, side, side, generator=generator).to(settings.device)
     contenders = encoder_forms(model, pixel_values, settings)
     reference = next((baseline for baseline in BASELINES if baseline in contenders), OURS)
-    found = measure_in_turn(contenders, reference, settings.repeats, settings.device, advance)
+    with nothing_compiled():
+        found = measure_in_turn(contenders, reference, settings.repeats, settings.device, advance)
     del contenders, model
     gc.collect()
     ours = [form for form in found if form not in BASELINES]
@@ -74,6 +79,16 @@ def measure_encoder(name: str, settings: EncodeSettings, advance: Advance) -> di
             for form in ours
         },
     }
+
+
+@contextmanager
+def nothing_compiled() -> Iterator[None]:
+    """Let torch.compile find nothing that an earlier run has left, so that all of its warm-up is seen."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder),
+    ):
+        yield
 
 
 def encoder_forms(model: Any, pixel_values: Tensor, settings: EncodeSettings) -> dict[str, Callable[[], Answer]]:
