@@ -83,7 +83,8 @@ def measure_encoder(name: str, settings: EncodeSettings, advance: Advance) -> di
 
 @contextmanager
 def nothing_compiled() -> Iterator[None]:
-    """Let torch.compile find nothing that an earlier run has left, so that all of its warm-up is seen."""
+    """Let torch.compile begin afresh: nothing left by an earlier run, no sizes that another model had before."""
+    torch.compiler.reset()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder),
