@@ -6,7 +6,7 @@ TORCH_INDEX_URL ?=
 PHOTO ?= hub_scripts/photos/coins.jpg
 PROMPT ?= --box 303,14,366,74 --box 130,27,181,76 --box 243,93,298,146 --box 23,102,69,148 --box 313,154,381,220
 OUT ?= segmented
-# A file's tests stay in one process: what they share is made once. They wait a lot, so there is one process too many.
+# A file's tests stay in one process: what they share is made once. Some wait, so there is a process more than processors.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() + 1))')
 PYTEST_ARGS ?= -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +120,16 @@ def test_encoders_agree_and_are_reported(tiny_models: None, monkeypatch: pytest.
     tables = encode_tables(report)
     assert [table.row_count for table in tables] == [4] * 4
     assert "before the first image" in str(tables[0].caption)
+
+
+def test_a_compiler_begins_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    resets: list[None] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(None))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "of the user")
+    with benchmark_encode.nothing_compiled():
+        assert list(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).iterdir()) == []
+        assert len(resets) == 1
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "of the user"
 
 
 def test_aims_are_shown_where_they_hold() -> None:
